@@ -1,0 +1,123 @@
+using static TorchSharp.torch;
+
+namespace LoraSharp.Layers;
+
+/// <summary>The innermost factory: weights as the checkpoint has them, in the type of the <see cref="WeightReader"/>.</summary>
+/// <param name="trainable">True for full fine-tuning: every floating-point tensor gets a gradient.</param>
+public sealed class DenseLinearFactory(bool trainable = false) : ILinearFactory
+{
+    /// <inheritdoc/>
+    public LinearLayer CreateLinear(LinearSpec spec, WeightReader weights)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        ArgumentNullException.ThrowIfNull(weights);
+        Tensor weight;
+        if (spec.TiedTo is { } tied)
+        {
+            weight = weights.Shared(tied, [spec.OutFeatures, spec.InFeatures]);
+        }
+        else if (spec.IsConv1D)
+        {
+            using Tensor stored = weights.Read(spec.Name + ".weight", [spec.InFeatures, spec.OutFeatures]);
+            weight = stored.t().contiguous();
+        }
+        else
+        {
+            weight = weights.Shared(spec.Name + ".weight", [spec.OutFeatures, spec.InFeatures]);
+        }
+
+        Tensor? bias = spec.HasBias ? weights.Read(spec.Name + ".bias", [spec.OutFeatures]) : null;
+        return new DenseLinear(spec, Trainable(weight), bias is null ? null : Trainable(bias));
+    }
+
+    /// <inheritdoc/>
+    public EmbeddingLayer CreateEmbedding(EmbeddingSpec spec, WeightReader weights)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        ArgumentNullException.ThrowIfNull(weights);
+        return new DenseEmbedding(spec, Trainable(weights.Shared(spec.Name + ".weight", [spec.Count, spec.Size])));
+    }
+
+    /// <inheritdoc/>
+    public Tensor CreateParameter(string name, IReadOnlyList<long> shape, WeightReader weights)
+    {
+        ArgumentNullException.ThrowIfNull(weights);
+        return Trainable(weights.Read(name, shape));
+    }
+
+    private Tensor Trainable(Tensor tensor) => trainable ? tensor.requires_grad_() : tensor;
+}
+
+/// <summary>y = x·Wᵀ + b with a dense W [f, k].</summary>
+public sealed class DenseLinear : LinearLayer
+{
+    private readonly Tensor _weight;
+    private readonly Tensor? _bias;
+
+    /// <summary>Takes ownership of both tensors.</summary>
+    public DenseLinear(LinearSpec spec, Tensor weight, Tensor? bias)
+        : base(spec)
+    {
+        _weight = weight;
+        _bias = bias;
+    }
+
+    /// <summary>W [f, k]; owned by the layer.</summary>
+    public Tensor Weight => _weight;
+
+    /// <inheritdoc/>
+    public override Tensor? Bias => _bias;
+
+    /// <inheritdoc/>
+    public override IEnumerable<NamedTensor> Parameters
+    {
+        get
+        {
+            yield return new(Spec.Name + ".weight", _weight);
+            if (_bias is not null)
+            {
+                yield return new(Spec.Name + ".bias", _bias);
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public override Tensor Forward(Tensor x) => nn.functional.linear(x, _weight, _bias!);
+
+    /// <inheritdoc/>
+    public override Tensor DenseWeight() => _weight.alias();
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        _weight.Dispose();
+        _bias?.Dispose();
+    }
+}
+
+/// <summary>Rows of a dense table [v, d].</summary>
+public sealed class DenseEmbedding : EmbeddingLayer
+{
+    private readonly Tensor _weight;
+
+    /// <summary>Takes ownership of the table.</summary>
+    public DenseEmbedding(EmbeddingSpec spec, Tensor weight)
+        : base(spec) => _weight = weight;
+
+    /// <inheritdoc/>
+    public override Tensor Weight => _weight;
+
+    /// <inheritdoc/>
+    public override IEnumerable<NamedTensor> Parameters => [new(Spec.Name + ".weight", _weight)];
+
+    /// <inheritdoc/>
+    public override Tensor Forward(Tensor ids)
+    {
+        ArgumentNullException.ThrowIfNull(ids);
+        using var scope = NewDisposeScope();
+        return _weight.index_select(0, ids.reshape(-1)).view([.. ids.shape, Spec.Size]).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing) => _weight.Dispose();
+}
