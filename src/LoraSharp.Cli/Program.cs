@@ -1,1 +1,3 @@
-return 0;
+using LoraSharp.Cli;
+
+return await LoraCommand.RunAsync(args);

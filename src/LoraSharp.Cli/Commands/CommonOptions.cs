@@ -1,0 +1,41 @@
+using System.CommandLine;
+
+namespace LoraSharp.Cli.Commands;
+
+/// <summary>
+/// Options that several commands share: their names, defaults and help text are written once. Each command creates its
+/// own, since an <see cref="Option"/> belongs to the command it is added to.
+/// </summary>
+internal static class CommonOptions
+{
+    /// <summary>--model.</summary>
+    public static Option<string> Model() => new("--model") { Description = "Model: a Hugging Face folder, a .gguf file, or a hub name org/name[@revision] in the local cache.", Required = true, HelpName = "MODEL" };
+
+    /// <summary>--adapter, repeatable, several values at once.</summary>
+    public static Option<string[]> Adapters() => new("--adapter") { Description = "PEFT adapter folder, .gguf adapter or hub name; PATH=SCALE weights it. May be given several times.", AllowMultipleArgumentsPerToken = true, HelpName = "PATH[=SCALE]", DefaultValueFactory = _ => [] };
+
+    /// <summary>--dtype.</summary>
+    public static Option<string> DType()
+    {
+        var option = new Option<string>("--dtype") { Description = "Compute type of the base model: float32 or bfloat16.", HelpName = "TYPE", DefaultValueFactory = _ => "float32" };
+        option.AcceptOnlyFromAmong("float32", "bfloat16");
+        return option;
+    }
+
+    /// <summary>--device.</summary>
+    public static Option<string> Device() => new("--device") { Description = "cpu, cuda[:n] or auto (the first GPU there is).", HelpName = "DEVICE", DefaultValueFactory = _ => "auto" };
+
+    /// <summary>--quantize.</summary>
+    public static Option<string> Quantize()
+    {
+        var option = new Option<string>("--quantize") { Description = "Quantise the base while it loads: nf4 or none.", HelpName = "TYPE", DefaultValueFactory = _ => "none" };
+        option.AcceptOnlyFromAmong("nf4", "none");
+        return option;
+    }
+
+    /// <summary>--model-type.</summary>
+    public static Option<string?> ModelType() => new("--model-type") { Description = "Treat the model as this family, whatever config.json calls it.", HelpName = "NAME" };
+
+    /// <summary>--json.</summary>
+    public static Option<bool> Json() => new("--json") { Description = "Print one JSON object instead of text." };
+}

@@ -1,0 +1,69 @@
+using System.CommandLine;
+using LoraSharp.Formats;
+
+namespace LoraSharp.Cli;
+
+/// <summary>The <c>lora</c> command: its subcommands and what happens to errors.</summary>
+internal static class LoraCommand
+{
+    /// <summary>Runs a command line.</summary>
+    /// <returns>0 on success, 1 on a failure that was explained on standard error, 2 on wrong usage.</returns>
+    public static async Task<int> RunAsync(string[] args)
+    {
+        RootCommand root = Create();
+        ParseResult result = root.Parse(args);
+        if (result.Errors.Count > 0)
+        {
+            foreach (System.CommandLine.Parsing.ParseError error in result.Errors)
+            {
+                await Console.Error.WriteLineAsync($"error: {error.Message}");
+            }
+
+            await Console.Error.WriteLineAsync($"Try: {CommandPath(result)} --help");
+            return 2;
+        }
+
+        try
+        {
+            return await result.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
+        }
+        catch (LoraSharpException error)
+        {
+            await Console.Error.WriteLineAsync($"error: {error.Message}");
+            return 1;
+        }
+        catch (OperationCanceledException)
+        {
+            await Console.Error.WriteLineAsync("error: cancelled.");
+            return 1;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            await Console.Error.WriteLineAsync($"error: {error.Message}");
+            return 1;
+        }
+    }
+
+    internal static RootCommand Create()
+    {
+        var root = new RootCommand("Fine-tune language models with LoRA, merge adapters, and serve many of them over one base model.");
+        foreach (Command command in All())
+        {
+            root.Add(command);
+        }
+
+        return root;
+    }
+
+    // One line a command, in the order of the help text. Each lives in a file of its own in Commands/.
+    private static IEnumerable<Command> All()
+    {
+        yield break;
+    }
+
+    private static string CommandPath(ParseResult result)
+    {
+        string name = result.CommandResult.Command.Name;
+        return result.CommandResult.Command is RootCommand ? "lora" : "lora " + name;
+    }
+}
