@@ -14,7 +14,7 @@ public sealed class DenseLinearFactory(bool trainable = false) : ILinearFactory
         Tensor weight;
         if (spec.TiedTo is { } tied)
         {
-            weight = weights.Shared(tied, [spec.OutFeatures, spec.InFeatures]);
+            weight = weights.Shared(tied, [spec.OutFeatures, spec.InFeatures], trainable);
         }
         else if (spec.IsConv1D)
         {
@@ -23,10 +23,10 @@ public sealed class DenseLinearFactory(bool trainable = false) : ILinearFactory
         }
         else
         {
-            weight = weights.Shared(spec.Name + ".weight", [spec.OutFeatures, spec.InFeatures]);
+            weight = weights.Shared(spec.Name + ".weight", [spec.OutFeatures, spec.InFeatures], trainable);
         }
 
-        Tensor? bias = spec.HasBias ? weights.Read(spec.Name + ".bias", [spec.OutFeatures]) : null;
+        Tensor? bias = spec.HasBias ? weights.Read(spec.Name + ".bias", [spec.OutFeatures], trainable) : null;
         return new DenseLinear(spec, Trainable(weight), bias is null ? null : Trainable(bias));
     }
 
@@ -35,14 +35,14 @@ public sealed class DenseLinearFactory(bool trainable = false) : ILinearFactory
     {
         ArgumentNullException.ThrowIfNull(spec);
         ArgumentNullException.ThrowIfNull(weights);
-        return new DenseEmbedding(spec, Trainable(weights.Shared(spec.Name + ".weight", [spec.Count, spec.Size])));
+        return new DenseEmbedding(spec, Trainable(weights.Shared(spec.Name + ".weight", [spec.Count, spec.Size], trainable)));
     }
 
     /// <inheritdoc/>
     public Tensor CreateParameter(string name, IReadOnlyList<long> shape, WeightReader weights)
     {
         ArgumentNullException.ThrowIfNull(weights);
-        return Trainable(weights.Read(name, shape));
+        return Trainable(weights.Read(name, shape, trainable));
     }
 
     private Tensor Trainable(Tensor tensor) => trainable ? tensor.requires_grad_() : tensor;

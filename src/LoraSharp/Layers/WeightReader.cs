@@ -1,5 +1,6 @@
 using LoraSharp.Formats;
 using LoraSharp.Tensors;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Layers;
@@ -43,7 +44,10 @@ public sealed class WeightReader : IDisposable
     /// already of that type on the CPU is laid over the mapped file, without a copy. A missing tensor or a wrong
     /// shape is recorded and zeros are returned: loading goes on to find every fault, then fails.
     /// </summary>
-    public Tensor Read(string name, IReadOnlyList<long> shape)
+    /// <param name="name">Its name in the checkpoint.</param>
+    /// <param name="shape">The shape it must have.</param>
+    /// <param name="writable">True for a tensor that will be trained: it gets memory of its own, never the read-only map.</param>
+    public Tensor Read(string name, IReadOnlyList<long> shape, bool writable = false)
     {
         ArgumentNullException.ThrowIfNull(shape);
         if (!Source.Tensors.TryGetValue(name, out TensorInfo? info))
@@ -59,15 +63,25 @@ public sealed class WeightReader : IDisposable
             return zeros([.. shape], DType, Device);
         }
 
-        return TensorBytes.ToTensor(Source.Read(name), DType, Device);
+        TensorData data = Source.Read(name);
+        Tensor tensor = TensorBytes.ToTensor(data, DType, Device);
+        if (!writable || !data.IsMapped || Device.type != DeviceType.CPU || tensor.dtype != data.Info.Type.ToScalarType())
+        {
+            return tensor;
+        }
+
+        using (tensor)
+        {
+            return tensor.clone();
+        }
     }
 
     /// <summary>As <see cref="Read"/>, but one tensor shared by all who ask for this name (tied weights): each gets an alias of it.</summary>
-    public Tensor Shared(string name, IReadOnlyList<long> shape)
+    public Tensor Shared(string name, IReadOnlyList<long> shape, bool writable = false)
     {
         if (!_shared.TryGetValue(name, out Tensor? tensor))
         {
-            tensor = Read(name, shape).DetachFromDisposeScope();
+            tensor = Read(name, shape, writable).DetachFromDisposeScope();
             _shared.Add(name, tensor);
         }
 
