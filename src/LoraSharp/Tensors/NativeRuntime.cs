@@ -85,7 +85,7 @@ public sealed class NativeRuntime
         string shim = own.Select(f => Path.Combine(f, FileName(Shim))).FirstOrDefault(File.Exists)
             ?? throw new LoraSharpException($"{FileName(Shim)}: not found beside the application in {string.Join(" or ", own)}. Reference the package TorchSharp.");
         bool mended = LoadShim(shim, handles);
-        NativeLibrary.SetDllImportResolver(typeof(NativeRuntime).Assembly, (name, _, _) => handles.GetValueOrDefault(name));
+        NativeLibrary.SetDllImportResolver(typeof(NativeRuntime).Assembly, (name, _, _) => name == "cuda" ? LoadDriver() : handles.GetValueOrDefault(name));
         try
         {
             NativeLibrary.SetDllImportResolver(typeof(torch).Assembly, (name, _, _) => handles.GetValueOrDefault(name));
@@ -97,6 +97,10 @@ public sealed class NativeRuntime
 
         return new NativeRuntime(folder, handles.ContainsKey("torch_cuda"), mended, handles);
     }
+
+    /// <summary>The driver's library belongs to the machine, not to libtorch; 0 where there is none.</summary>
+    private static nint LoadDriver() =>
+        NativeLibrary.TryLoad(OperatingSystem.IsWindows() ? "nvcuda.dll" : "libcuda.so.1", out nint handle) ? handle : 0;
 
     private static bool LoadShim(string path, Dictionary<string, nint> handles)
     {
