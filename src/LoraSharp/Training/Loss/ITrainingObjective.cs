@@ -1,0 +1,50 @@
+using LoraSharp.Training.Data;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Training.Loss;
+
+/// <summary>
+/// What a run minimises. It does forward and backward of one micro-batch at once, so that it can free logits and
+/// activations as early as it likes.
+/// </summary>
+public interface ITrainingObjective
+{
+    /// <summary>What this micro-batch counts in the optimizer step: supervised tokens (or their weights), or pairs. Known before the pass.</summary>
+    double Weight(MicroBatch batch);
+
+    /// <summary>Adds the gradients of sum(losses) / <paramref name="stepWeight"/> to the trainable tensors.</summary>
+    /// <param name="batch">Rows of one pass.</param>
+    /// <param name="stepWeight">Weight of the whole optimizer step, all micro-batches together.</param>
+    /// <param name="seed">Of everything random in this pass; equal seeds give equal passes.</param>
+    MicroBatchLoss Backward(MicroBatch batch, double stepWeight, long seed);
+
+    /// <summary>The same sums without gradients and without anything random.</summary>
+    MicroBatchLoss Evaluate(MicroBatch batch);
+}
+
+/// <summary>Sums over one micro-batch, still on the device.</summary>
+public sealed class MicroBatchLoss : IDisposable
+{
+    /// <summary>What they are divided by.</summary>
+    public required double Weight { get; init; }
+
+    /// <summary>Scalar, float64: sum of the losses.</summary>
+    public required Tensor Sum { get; init; }
+
+    /// <summary>Loss of each sequence, summed over its tokens [sequences]; tells which row was at fault.</summary>
+    public required Tensor BySequence { get; init; }
+
+    /// <summary>More sums by name, e.g. <c>accuracy</c>, each divided by <see cref="Weight"/> for the report; scalars, float64.</summary>
+    public IReadOnlyDictionary<string, Tensor> Metrics { get; init; } = new Dictionary<string, Tensor>();
+
+    /// <summary>Frees the tensors.</summary>
+    public void Dispose()
+    {
+        Sum.Dispose();
+        BySequence.Dispose();
+        foreach (Tensor metric in Metrics.Values)
+        {
+            metric.Dispose();
+        }
+    }
+}
