@@ -41,7 +41,7 @@ public static unsafe partial class AtenTensor
         return pointer;
     }
 
-    private static void Check(int code, string what)
+    internal static void Check(int code, string what)
     {
         if (code != 0)
         {

@@ -1,0 +1,55 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+
+namespace LoraSharp.Quantization;
+
+/// <summary>Between float32 and the two 16-bit types, rounding to nearest even; vectorised where it matters.</summary>
+internal static unsafe class HalfConversion
+{
+    /// <summary>bfloat16 → float32.</summary>
+    public static void BFloat16ToSingle(ushort* source, float* target, long count)
+    {
+        long i = 0;
+        for (; i + 16 <= count; i += 16)
+        {
+            (Vector256<uint> low, Vector256<uint> high) = Vector256.Widen(Vector256.Load(source + i));
+            (low << 16).AsSingle().Store(target + i);
+            (high << 16).AsSingle().Store(target + i + 8);
+        }
+
+        for (; i < count; i++)
+        {
+            target[i] = BitConverter.UInt32BitsToSingle((uint)source[i] << 16);
+        }
+    }
+
+    /// <summary>float16 → float32.</summary>
+    public static void HalfToSingle(ushort* source, float* target, long count)
+    {
+        for (long i = 0; i < count; i++)
+        {
+            target[i] = (float)BitConverter.UInt16BitsToHalf(source[i]);
+        }
+    }
+
+    /// <summary>float32 → bfloat16 of finite values.</summary>
+    public static void SingleToBFloat16(float* source, ushort* target, long count)
+    {
+        for (long i = 0; i < count; i++)
+        {
+            target[i] = ToBFloat16(source[i]);
+        }
+    }
+
+    /// <summary>float32 → bfloat16 of a finite value.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ushort ToBFloat16(float value)
+    {
+        uint bits = BitConverter.SingleToUInt32Bits(value);
+        return (ushort)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+    }
+
+    /// <summary>float32 → float16.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ushort ToHalf(float value) => BitConverter.HalfToUInt16Bits((Half)value);
+}
