@@ -1,0 +1,262 @@
+using LoraSharp.Formats;
+using LoraSharp.Formats.Peft;
+using LoraSharp.Layers;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Adapters;
+
+/// <summary>Makes a new adapter over the layers of a set.</summary>
+internal sealed class AdapterBuilder(AdapterSet set)
+{
+    private readonly List<string> _warnings = [];
+
+    public LoraAdapter Build(string name, LoraOptions options, long seed, string? baseModel)
+    {
+        options.Validate();
+        PeftConfig config = Resolve(options.ToConfig(baseModel));
+        using var scope = NewDisposeScope();
+        using var grad = no_grad();
+        using var generator = new Generator((ulong)seed, CPU);
+        var adapter = new LoraAdapter(name, config, trainable: true) { RankDropout = options.RankDropout };
+        try
+        {
+            AddFactors(adapter, new FactorInitializer(generator, options.Init));
+            AddBiases(adapter);
+            AddSavedModules(adapter);
+            TokenRows.Add(set, adapter, _warnings, (_, table, ids) => table.index_select(0, ids).to(ScalarType.Float32));
+            RequireSomething(adapter, config);
+            foreach (NamedTensor tensor in adapter.Tensors)
+            {
+                tensor.Value.requires_grad = true;
+            }
+        }
+        catch
+        {
+            adapter.Dispose();
+            throw;
+        }
+
+        adapter.Warnings = _warnings;
+        return adapter;
+    }
+
+    /// <summary>Replaces <c>all-linear</c> by names, and says which listed targets match nothing.</summary>
+    private PeftConfig Resolve(PeftConfig config)
+    {
+        config = Targets.Resolve(set, config);
+        if (config.TargetModules is { Pattern: null } list)
+        {
+            string[] idle = [.. list.Names.Where(n => !set.Order.Any(path => ModuleSelector.List([n]).Matches(path)))];
+            if (idle.Length > 0 && idle.Length < list.Names.Count)
+            {
+                _warnings.Add($"Of the targets, {string.Join(", ", idle)} match no linear layer or embedding of this model.");
+            }
+        }
+
+        return config.FanInFanOut || !set.Linears.Values.Any(l => l.Spec.IsConv1D && PeftMatching.IsTarget(config, l.Spec.Name))
+            ? config
+            : config with { FanInFanOut = true };
+    }
+
+    private void AddFactors(LoraAdapter adapter, FactorInitializer initializer)
+    {
+        foreach (string path in set.Order.Where(p => PeftMatching.IsTarget(adapter.Config, p)))
+        {
+            int rank = PeftMatching.RankOf(adapter.Config, path);
+            bool isEmbedding = set.Embeddings.ContainsKey(path);
+            AdapterModule module = adapter.Module(path, isEmbedding);
+            module.Scaling = PeftMatching.ScalingOf(adapter.Config, path);
+            if (isEmbedding)
+            {
+                if (adapter.Config.LoraBias)
+                {
+                    throw new LoraSharpException($"lora_bias is not defined for an embedding, and the targets match {path}. Leave one of them out.");
+                }
+
+                LoraEmbedding layer = set.Embeddings[path];
+                initializer.Embedding(module, layer.Spec, rank, set.Device);
+                module.Magnitude = adapter.Config.UseDora ? Own(layer.WeightNorms(module)) : null;
+                NoteTied(path);
+                continue;
+            }
+
+            LoraLinear linear = set.Linears[path];
+            initializer.Linear(module, linear, rank, set.Device);
+            if (adapter.Config.LoraBias)
+            {
+                module.BBias = Own(zeros([linear.Spec.OutFeatures], ScalarType.Float32, set.Device));
+                if (!linear.Spec.HasBias)
+                {
+                    _warnings.Add($"{path} has no bias, so an adapter with lora_bias can't be merged into it.");
+                }
+            }
+
+            module.Magnitude = adapter.Config.UseDora ? Own(linear.WeightNorms(module)) : null;
+            if (linear.Spec.TiedTo is { } tied)
+            {
+                _warnings.Add($"{path} shares its weight with {tied}: only {path} is adapted, and merging gives it a weight of its own.");
+            }
+        }
+    }
+
+    private void AddBiases(LoraAdapter adapter)
+    {
+        if (adapter.Config.Bias == "none")
+        {
+            return;
+        }
+
+        foreach (LoraLinear layer in set.Linears.Values.Where(l => l.Bias is not null))
+        {
+            if (adapter.Config.Bias == "all" || adapter.Modules.ContainsKey(layer.Spec.Name))
+            {
+                adapter.Module(layer.Spec.Name, false).Bias ??= Own(layer.Bias!.to(ScalarType.Float32, copy: true));
+            }
+        }
+
+        foreach ((string name, ModelParameter parameter) in set.Parameters.Where(p => adapter.Config.Bias == "all" && p.Key.EndsWith(".bias", StringComparison.Ordinal)))
+        {
+            adapter.AddParameter(name, Own(parameter.Base.clone()));
+        }
+    }
+
+    private void AddSavedModules(LoraAdapter adapter)
+    {
+        IReadOnlyList<string>? saved = adapter.Config.ModulesToSave;
+        foreach (string path in set.Order.Where(p => PeftMatching.IsSaved(saved, p)))
+        {
+            AdapterModule module = adapter.Module(path, set.Embeddings.ContainsKey(path));
+            if (set.Embeddings.TryGetValue(path, out LoraEmbedding? embedding))
+            {
+                module.Weight = Own(embedding.Weight.to(ScalarType.Float32, copy: true));
+                NoteTied(path);
+                continue;
+            }
+
+            LoraLinear linear = set.Linears[path];
+            module.IsConv1D = linear.Spec.IsConv1D;
+            using Tensor weight = linear.DenseWeight();
+            module.Weight = Own(weight.to(ScalarType.Float32, copy: true));
+            module.Bias ??= linear.Bias is { } bias ? Own(bias.to(ScalarType.Float32, copy: true)) : null;
+        }
+
+        foreach ((string name, ModelParameter parameter) in set.Parameters)
+        {
+            if (!adapter.Parameters.ContainsKey(name) && PeftMatching.IsSaved(saved, name[..Math.Max(0, name.LastIndexOf('.'))]))
+            {
+                adapter.AddParameter(name, Own(parameter.Base.clone()));
+            }
+        }
+
+        string[] idle = [.. (saved ?? []).Where(s => !set.Order.Any(p => PeftMatching.IsSaved([s], p))
+            && !set.Parameters.Keys.Any(p => PeftMatching.IsSaved([s], p[..Math.Max(0, p.LastIndexOf('.'))])))];
+        if (idle.Length > 0)
+        {
+            throw new LoraSharpException($"modules_to_save: {string.Join(", ", idle)} match no module of this model.");
+        }
+    }
+
+    private void NoteTied(string embedding)
+    {
+        foreach (LoraLinear head in set.Linears.Values.Where(l => l.Spec.TiedTo == embedding + ".weight"))
+        {
+            _warnings.Add($"{head.Spec.Name} shares its weight with {embedding}: only {embedding} is adapted, and merging gives {head.Spec.Name} a weight of its own.");
+        }
+    }
+
+    private void RequireSomething(LoraAdapter adapter, PeftConfig config)
+    {
+        if (config.TargetModules is not null && !adapter.Modules.Values.Any(m => m.A is not null) && (config.TargetModules.Pattern is not null || config.TargetModules.Names.Count > 0))
+        {
+            string[] kinds = [.. set.Linears.Keys.Concat(set.Embeddings.Keys).Select(p => p[(p.LastIndexOf('.') + 1)..]).Distinct(StringComparer.Ordinal)];
+            throw new LoraSharpException(
+                $"The targets '{config.TargetModules}' match no layer of this model. Its {set.Linears.Count} linear layers are named {string.Join(", ", kinds)} (e.g. {string.Join(", ", set.Linears.Keys.Take(3))}); use such names, a regular expression over whole paths, or all-linear.");
+        }
+
+        if (!adapter.Tensors.Any())
+        {
+            throw new LoraSharpException("Nothing would be trained: the settings select no module of this model.");
+        }
+    }
+
+    private static Tensor Own(Tensor tensor) => tensor.DetachFromDisposeScope();
+}
+
+/// <summary>What <c>all-linear</c> means for a model.</summary>
+internal static class Targets
+{
+    /// <summary>Every linear layer but the output head, written as PEFT writes it.</summary>
+    public static PeftConfig Resolve(AdapterSet set, PeftConfig config)
+    {
+        if (config.TargetModules is not { IsAllLinear: true })
+        {
+            return config;
+        }
+
+        string[] linears = [.. set.Linears.Values.Where(l => !l.Spec.IsOutputHead).Select(l => l.Spec.Name)];
+        var others = new HashSet<string>(set.Order.Except(linears, StringComparer.Ordinal), StringComparer.Ordinal);
+        foreach (string path in set.Order.Concat(set.Parameters.Keys))
+        {
+            for (int dot = path.LastIndexOf('.'); dot > 0; dot = path.LastIndexOf('.', dot - 1))
+            {
+                others.Add(path[..dot]);
+            }
+        }
+
+        others.ExceptWith(linears);
+        return config with { TargetModules = ModuleSelector.List(PeftMatching.Condense(linears, others)) };
+    }
+}
+
+/// <summary>Rows of embeddings that are trained (<c>trainable_token_indices</c>), and the heads tied to them.</summary>
+internal static class TokenRows
+{
+    public static void Add(AdapterSet set, LoraAdapter adapter, List<string> warnings, Func<string, Tensor, Tensor, Tensor> rows)
+    {
+        foreach ((string target, IReadOnlyList<long> wanted) in adapter.Config.TrainableTokens ?? new Dictionary<string, IReadOnlyList<long>>())
+        {
+            LoraEmbedding[] layers = [.. set.Embeddings.Values.Where(e => target.Length == 0 ? e == set.Embeddings.Values.First() : e.Spec.Name.EndsWith(target, StringComparison.Ordinal))];
+            if (layers.Length == 0)
+            {
+                // A head that is tied to an embedding follows it; any other has no rows to look up.
+                if (set.Linears.Values.Any(l => l.Spec.Name.EndsWith(target, StringComparison.Ordinal) && l.Spec.TiedTo is not null))
+                {
+                    continue;
+                }
+
+                throw new LoraSharpException($"trainable_token_indices: '{target}' is no embedding of this model; it has {string.Join(", ", set.Embeddings.Keys)}.");
+            }
+
+            foreach (LoraEmbedding layer in layers)
+            {
+                AddTo(set, adapter, layer, wanted, warnings, rows);
+            }
+        }
+    }
+
+    private static void AddTo(AdapterSet set, LoraAdapter adapter, LoraEmbedding layer, IReadOnlyList<long> wanted, List<string> warnings, Func<string, Tensor, Tensor, Tensor> rows)
+    {
+        long[] ids = [.. wanted];
+        if (ids.Distinct().Count() != ids.Length || ids.Any(i => i < 0 || i >= layer.Spec.Count))
+        {
+            throw new LoraSharpException($"trainable_token_indices: expected different ids from 0 to {layer.Spec.Count - 1} for {layer.Spec.Name}, found {string.Join(", ", ids)}.");
+        }
+
+        AdapterModule module = adapter.Module(layer.Spec.Name, true);
+        module.TokenIds = tensor(ids, ScalarType.Int64, set.Device).DetachFromDisposeScope();
+        module.TokenPlaces = full([layer.Spec.Count], -1L, ScalarType.Int64, set.Device)
+            .index_copy_(0, module.TokenIds, arange(ids.Length, ScalarType.Int64, set.Device)).DetachFromDisposeScope();
+        module.TokenRows = rows(layer.Spec.Name, layer.Weight, module.TokenIds).DetachFromDisposeScope();
+        foreach (LoraLinear head in set.Linears.Values.Where(l => l.Spec.TiedTo == layer.Spec.Name + ".weight"))
+        {
+            adapter.Add(new AdapterModule(head.Spec.Name, false)
+            {
+                BorrowsTokens = true,
+                TokenRows = module.TokenRows,
+                TokenIds = module.TokenIds,
+                TokenPlaces = module.TokenPlaces,
+            });
+            warnings.Add($"{head.Spec.Name} shares its weight with {layer.Spec.Name}: the trained tokens' rows apply to both.");
+        }
+    }
+}

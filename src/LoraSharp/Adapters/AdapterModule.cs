@@ -1,0 +1,158 @@
+using LoraSharp.Formats.Peft;
+using LoraSharp.Layers;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Adapters;
+
+/// <summary>
+/// What one adapter has for one linear layer or embedding. With k inputs, f outputs, rank r (of an embedding: k = v
+/// tokens, f = d): ΔW = scaling · B·A, and whatever else the variant brings. Owns its tensors.
+/// </summary>
+public sealed class AdapterModule : IDisposable
+{
+    /// <summary>Creates an empty module.</summary>
+    internal AdapterModule(string name, bool isEmbedding)
+    {
+        Name = name;
+        IsEmbedding = isEmbedding;
+    }
+
+    /// <summary>Path of the layer.</summary>
+    public string Name { get; }
+
+    /// <summary>Whether the layer is an embedding: A is [r, v], B is [d, r].</summary>
+    public bool IsEmbedding { get; }
+
+    /// <summary>r; 0 without factors.</summary>
+    public int Rank => A is null ? 0 : (int)A.shape[0];
+
+    /// <summary>Factor on B·A.</summary>
+    public double Scaling { get; internal set; } = 1;
+
+    /// <summary>A [r, k], float32; null without factors.</summary>
+    public Tensor? A { get; internal set; }
+
+    /// <summary>B [f, r], float32; null without factors.</summary>
+    public Tensor? B { get; internal set; }
+
+    /// <summary>Bias of B [f], scaled like B; null for none.</summary>
+    public Tensor? BBias { get; internal set; }
+
+    /// <summary>DoRA's magnitudes [f]; null for none.</summary>
+    public Tensor? Magnitude { get; internal set; }
+
+    /// <summary>What takes the place of the layer's bias [f]; null for the base's.</summary>
+    public Tensor? Bias { get; internal set; }
+
+    /// <summary>What takes the place of the layer's weight [f, k] (an embedding's [v, d]); null for the base's.</summary>
+    public Tensor? Weight { get; internal set; }
+
+    /// <summary>What takes the place of some rows of the weight [m, d]; null for none.</summary>
+    public Tensor? TokenRows { get; internal set; }
+
+    /// <summary>Which rows [m], int64.</summary>
+    public Tensor? TokenIds { get; internal set; }
+
+    /// <summary>For each token its place in <see cref="TokenIds"/>, -1 for none [v], int64.</summary>
+    public Tensor? TokenPlaces { get; internal set; }
+
+    /// <summary>
+    /// A0 [r, k] that the initialisation took out of the base weight (PiSSA, OLoRA): ΔW = scaling · (B·A − B0·A0). The
+    /// base itself stays whole, so that it can be shared and the adapter switched off. Frozen; null for none.
+    /// </summary>
+    public Tensor? AnchorA { get; internal set; }
+
+    /// <summary>B0 [f, r], with <see cref="AnchorA"/>.</summary>
+    public Tensor? AnchorB { get; internal set; }
+
+    /// <summary>The base stores the weight as [k, f] (Conv1D), and so do files; in memory it is [f, k].</summary>
+    internal bool IsConv1D { get; set; }
+
+    /// <summary>Tokens are another module's (the head tied to an embedding): used here, owned and saved there.</summary>
+    internal bool BorrowsTokens { get; init; }
+
+    /// <summary>magnitude / ‖W + ΔW‖ [f] of a frozen DoRA module, computed once.</summary>
+    internal Tensor? FrozenDoraScale { get; set; }
+
+    /// <summary>The trained tensors with PEFT's keys, in the order of the keys.</summary>
+    public IEnumerable<(string Key, AdapterPart Part, Tensor Value)> Parts
+    {
+        get
+        {
+            (AdapterPart Part, Tensor? Value)[] parts =
+            [
+                (IsEmbedding ? AdapterPart.EmbeddingA : AdapterPart.LoraA, A),
+                (IsEmbedding ? AdapterPart.EmbeddingB : AdapterPart.LoraB, B),
+                (AdapterPart.LoraBBias, BBias),
+                (AdapterPart.Magnitude, Magnitude),
+                (AdapterPart.TokenRows, BorrowsTokens ? null : TokenRows),
+                (A is null ? AdapterPart.Saved : AdapterPart.BaseBias, Bias),
+                (A is null ? AdapterPart.Saved : AdapterPart.BaseWeight, Weight),
+            ];
+            foreach ((AdapterPart part, Tensor? value) in parts)
+            {
+                if (value is not null)
+                {
+                    string key = part == AdapterPart.Saved
+                        ? AdapterTensor.Prefix + Name + (ReferenceEquals(value, Bias) ? ".bias" : ".weight")
+                        : AdapterTensor.KeyOf(Name, part);
+                    yield return (key, part, value);
+                }
+            }
+        }
+    }
+
+    /// <summary>The same under the names a state dict in memory has: <c>NAME.lora_A.ADAPTER.weight</c>.</summary>
+    internal IEnumerable<NamedTensor> Named(string adapter) => Parts.Select(p => new NamedTensor(
+        p.Part switch
+        {
+            AdapterPart.LoraA => $"{Name}.lora_A.{adapter}.weight",
+            AdapterPart.LoraB => $"{Name}.lora_B.{adapter}.weight",
+            AdapterPart.LoraBBias => $"{Name}.lora_B.{adapter}.bias",
+            AdapterPart.EmbeddingA => $"{Name}.lora_embedding_A.{adapter}",
+            AdapterPart.EmbeddingB => $"{Name}.lora_embedding_B.{adapter}",
+            AdapterPart.Magnitude => $"{Name}.lora_magnitude_vector.{adapter}.weight",
+            AdapterPart.TokenRows => $"{Name}.token_adapter.trainable_tokens_delta.{adapter}",
+            AdapterPart.BaseWeight => $"{Name}.base_layer.weight",
+            AdapterPart.BaseBias => $"{Name}.base_layer.bias",
+            _ => $"{Name}.modules_to_save.{adapter}.{(ReferenceEquals(p.Value, Bias) ? "bias" : "weight")}",
+        },
+        p.Value));
+
+    /// <summary>
+    /// ΔW = scaling · (B·A − B0·A0) [f, k] in float32, without DoRA, for the caller to dispose; null without factors.
+    /// </summary>
+    public Tensor? Delta()
+    {
+        if (A is null || B is null)
+        {
+            return null;
+        }
+
+        using var scope = NewDisposeScope();
+        using var _ = no_grad();
+        Tensor delta = B.to(ScalarType.Float32).mm(A.to(ScalarType.Float32));
+        if (AnchorA is not null)
+        {
+            delta.addmm_(AnchorB!, AnchorA, 1, -1);
+        }
+
+        return delta.mul_(Scaling).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (Tensor? tensor in (Tensor?[])[A, B, BBias, Magnitude, Bias, Weight, AnchorA, AnchorB, FrozenDoraScale])
+        {
+            tensor?.Dispose();
+        }
+
+        if (!BorrowsTokens)
+        {
+            TokenRows?.Dispose();
+            TokenIds?.Dispose();
+            TokenPlaces?.Dispose();
+        }
+    }
+}

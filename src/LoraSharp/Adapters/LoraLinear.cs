@@ -1,0 +1,329 @@
+using LoraSharp.Layers;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Adapters;
+
+/// <summary>
+/// y = x·Wᵀ + b + scaling·(x·Aᵀ)·Bᵀ over any linear layer, with as many adapters as its <see cref="AdapterSet"/> holds.
+/// Numerics are PEFT's: factors in float32, x converted to their type, the sum rounded back to the base's type.
+/// Without a selected adapter for it the layer costs one look-up.
+/// </summary>
+public sealed class LoraLinear : LinearLayer
+{
+    private readonly LinearLayer _inner;
+    private readonly AdapterSet _adapters;
+    private readonly int _index;
+    private Tensor? _squaredNorms;
+
+    internal LoraLinear(LinearLayer inner, AdapterSet adapters, int index)
+        : base(inner.Spec)
+    {
+        _inner = inner;
+        _adapters = adapters;
+        _index = index;
+    }
+
+    /// <summary>The layer without adapters.</summary>
+    public LinearLayer Inner => _inner;
+
+    /// <inheritdoc/>
+    public override Tensor? Bias => _inner.Bias;
+
+    /// <inheritdoc/>
+    public override IEnumerable<NamedTensor> Parameters => _inner.Parameters.Concat(_adapters.TensorsOf(Spec.Name));
+
+    /// <inheritdoc/>
+    public override Tensor DenseWeight() => _inner.DenseWeight();
+
+    /// <inheritdoc/>
+    public override Tensor Forward(Tensor x)
+    {
+        ArgumentNullException.ThrowIfNull(x);
+        AdapterSelection selection = _adapters.Selection;
+        if (!Concerns(selection))
+        {
+            return _inner.Forward(x);
+        }
+
+        using var scope = NewDisposeScope();
+        long[] shape = x.shape;
+        Tensor rows = shape.Length == 2 ? x : x.reshape(-1, Spec.InFeatures);
+        Tensor y = selection.Segments is { } segments ? Routed(segments, rows) : Mixed(selection.All, rows);
+        if (shape.Length != 2)
+        {
+            shape[^1] = Spec.OutFeatures;
+            y = y.view(shape);
+        }
+
+        return y.MoveToOuterDisposeScope();
+    }
+
+    /// <summary>
+    /// The adapted output from an input and what the layer made of it, for layers that something else computes.
+    /// </summary>
+    /// <param name="x">[..., k].</param>
+    /// <param name="baseOutput">W·x + b [..., f]; left as it is.</param>
+    /// <returns>[..., f].</returns>
+    internal Tensor Adapt(Tensor x, Tensor baseOutput)
+    {
+        using var scope = NewDisposeScope();
+        Tensor rows = x.reshape(-1, Spec.InFeatures);
+        Tensor y = baseOutput.reshape(-1, Spec.OutFeatures);
+        foreach (WeightedAdapter chosen in _adapters.Selection.All)
+        {
+            if (chosen.Adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module))
+            {
+                y = Weighted(chosen, module, rows, y.clone());
+            }
+        }
+
+        return y.view(baseOutput.shape).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>‖W + ΔW‖ of each row [f] in float32, without forming ΔW; DoRA's denominator. For the caller to dispose.</summary>
+    internal Tensor WeightNorms(AdapterModule module)
+    {
+        using var scope = NewDisposeScope();
+        using var _ = no_grad();
+        Tensor weight = _inner.DenseWeight().to(ScalarType.Float32);
+        _squaredNorms ??= weight.mul(weight).sum(1).DetachFromDisposeScope();
+        return DoraNorm.Of(_squaredNorms, weight, module).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        _squaredNorms?.Dispose();
+        _inner.Dispose();
+    }
+
+    private bool Concerns(AdapterSelection selection)
+    {
+        if (selection.IsEmpty)
+        {
+            return false;
+        }
+
+        foreach (LoraAdapter adapter in selection.Adapters)
+        {
+            if (adapter.Modules.ContainsKey(Spec.Name))
+            {
+                return true;
+            }
+        }
+
+        return false;
+    }
+
+    // The base product once, then each adapter on its own rows.
+    private Tensor Routed(IReadOnlyList<RowSegment> segments, Tensor rows)
+    {
+        long expected = segments.Sum(s => s.Rows);
+        if (expected != rows.shape[0])
+        {
+            throw new InvalidOperationException($"{Spec.Name}: the routing covers {expected} rows, the batch has {rows.shape[0]}.");
+        }
+
+        Tensor y = _inner.Forward(rows);
+        var pieces = new List<Tensor>();
+        bool inPlace = !is_grad_enabled();
+        long start = 0;
+        foreach ((long count, LoraAdapter? adapter) in segments)
+        {
+            Tensor piece = y.narrow(0, start, count);
+            if (adapter is not null && adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module))
+            {
+                Tensor input = rows.narrow(0, start, count);
+                if (inPlace && IsPlain(module))
+                {
+                    AddFactors(module, adapter, input, piece, 1);
+                }
+                else
+                {
+                    piece = Weighted(new(adapter), module, input, piece.clone());
+                    if (inPlace)
+                    {
+                        y.narrow(0, start, count).copy_(piece);
+                    }
+                }
+            }
+
+            pieces.Add(piece);
+            start += count;
+        }
+
+        return inPlace ? y : cat(pieces, 0);
+    }
+
+    private Tensor Mixed(IReadOnlyList<WeightedAdapter> chosen, Tensor rows)
+    {
+        // A module saved in full takes the place of the base product.
+        if (chosen.Count == 1 && chosen[0].Weight == 1)
+        {
+            LoraAdapter adapter = chosen[0].Adapter;
+            AdapterModule module = adapter.Modules[Spec.Name];
+            return module.Weight is { } weight && module.A is null
+                ? Saved(module, weight, rows)
+                : Adapted(adapter, module, rows, _inner.Forward(rows));
+        }
+
+        Tensor y = _inner.Forward(rows);
+        Tensor result = y;
+        bool first = true;
+        foreach (WeightedAdapter one in chosen)
+        {
+            if (!one.Adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module))
+            {
+                continue;
+            }
+
+            if (IsPlain(module))
+            {
+                result = first ? y.clone() : result;
+                result = AddFactors(module, one.Adapter, rows, result, one.Weight);
+            }
+            else
+            {
+                // What it changes, weighted.
+                Tensor changed = Adapted(one.Adapter, module, rows, y.clone());
+                result = result + ((changed - y) * one.Weight).to(result.dtype);
+            }
+
+            first = false;
+        }
+
+        return result;
+    }
+
+    private Tensor Weighted(WeightedAdapter one, AdapterModule module, Tensor rows, Tensor y)
+    {
+        if (one.Weight == 1)
+        {
+            return Adapted(one.Adapter, module, rows, y);
+        }
+
+        Tensor changed = Adapted(one.Adapter, module, rows, y.clone());
+        return y + ((changed - y) * one.Weight).to(y.dtype);
+    }
+
+    // y is a fresh tensor and may be written to.
+    private Tensor Adapted(LoraAdapter adapter, AdapterModule module, Tensor rows, Tensor y)
+    {
+        if (module.Weight is { } weight)
+        {
+            // Under factors: the weight that was saved along with them (a resized or retrained embedding or head).
+            y = Saved(module, weight, rows);
+        }
+        else if (module.Bias is { } bias && Bias is { } old)
+        {
+            y = y + (bias - old).to(y.dtype);
+        }
+
+        if (module.A is not null)
+        {
+            y = module.Magnitude is null ? AddFactors(module, adapter, rows, y, 1) : Dora(module, adapter, rows, y);
+        }
+
+        if (module.TokenRows is { } tokens)
+        {
+            // The head tied to an embedding with trained rows: those tokens' logits anew.
+            Tensor logits = nn.functional.linear(rows.to(tokens.dtype), tokens).to(y.dtype);
+            y = y.index_copy(-1, module.TokenIds!, logits);
+        }
+
+        return y;
+    }
+
+    private Tensor Saved(AdapterModule module, Tensor weight, Tensor rows) =>
+        nn.functional.linear(rows, weight.to(rows.dtype), (module.Bias ?? Bias)?.to(rows.dtype)!);
+
+    private static bool IsPlain(AdapterModule module) =>
+        module is { A: not null, Magnitude: null, Weight: null, Bias: null, TokenRows: null };
+
+    private Tensor AddFactors(AdapterModule module, LoraAdapter adapter, Tensor rows, Tensor y, double weight)
+    {
+        Tensor a = module.A!;
+        Tensor b = module.B!;
+        float scale = (float)(module.Scaling * weight);
+        Tensor input = rows.dtype == a.dtype ? rows : rows.to(a.dtype);
+        Tensor hidden = Hidden(module, adapter, Dropped(adapter, input));
+        if (y.dtype == a.dtype && module.BBias is null)
+        {
+            y = y.addmm_(hidden, b.t(), 1, scale);
+            return module.AnchorA is null ? y : y.addmm_(input.mm(module.AnchorA.t()), module.AnchorB!.t(), 1, -scale);
+        }
+
+        Tensor delta = nn.functional.linear(hidden, b, module.BBias!);
+        if (module.AnchorA is not null)
+        {
+            delta = delta - nn.functional.linear(input.mm(module.AnchorA.t()), module.AnchorB!);
+        }
+
+        return y.add_(delta, scale);
+    }
+
+    // DoRA: y = (m / ‖W + ΔW‖)·(W + ΔW)·x + b, the norm detached from the gradient (Liu et al. 2024, sections 4.1 and 4.3).
+    private Tensor Dora(AdapterModule module, LoraAdapter adapter, Tensor rows, Tensor y)
+    {
+        Tensor scale = DoraScale(module);
+        Tensor input = rows.dtype == module.A!.dtype ? rows : rows.to(module.A.dtype);
+        Tensor dropped = Dropped(adapter, input);
+        Tensor? bias = module.Bias ?? Bias;
+        bool hasDropout = !ReferenceEquals(dropped, input);
+
+        // With dropout the direction sees the thinned input, as in PEFT; the base's own part does not.
+        Tensor product = hasDropout ? _inner.Forward(dropped.to(rows.dtype)) : y;
+        Tensor direction = (bias is null ? product : product - bias).to(module.A.dtype);
+        Tensor kept = hasDropout ? direction : direction.alias();
+        direction = direction.addmm(Hidden(module, adapter, dropped), module.B!.t(), 1, (float)module.Scaling);
+        Tensor result = hasDropout
+            ? y + (direction * scale) - kept
+            : bias is null ? direction * scale : (direction * scale).add_(bias);
+        return result.to(y.dtype);
+    }
+
+    private Tensor DoraScale(AdapterModule module)
+    {
+        if (module.FrozenDoraScale is { } known)
+        {
+            return known;
+        }
+
+        Tensor scale = module.Magnitude! / WeightNorms(module);
+        if (!module.Magnitude!.requires_grad && !module.A!.requires_grad)
+        {
+            module.FrozenDoraScale = scale.detach().DetachFromDisposeScope();
+            return module.FrozenDoraScale;
+        }
+
+        return scale;
+    }
+
+    private Tensor Hidden(AdapterModule module, LoraAdapter adapter, Tensor input)
+    {
+        Tensor hidden = input.mm(module.A!.t());
+        if (!_adapters.Training || adapter.RankDropout == 0)
+        {
+            return hidden;
+        }
+
+        // One mask for the whole micro-batch: ranks live or die together.
+        double keep = 1 - adapter.RankDropout;
+        using Tensor mask = empty([module.Rank], hidden.dtype, hidden.device)
+            .bernoulli_(keep, _adapters.Dropout.For(_index + (1L << 32), hidden.device));
+        return hidden * (mask / keep);
+    }
+
+    private Tensor Dropped(LoraAdapter adapter, Tensor input)
+    {
+        double probability = adapter.Config.Dropout;
+        if (!_adapters.Training || probability == 0)
+        {
+            return input;
+        }
+
+        double keep = 1 - probability;
+        Tensor mask = empty_like(input).bernoulli_(keep, _adapters.Dropout.For(_index, input.device)).div_(keep);
+        return input * mask;
+    }
+}
