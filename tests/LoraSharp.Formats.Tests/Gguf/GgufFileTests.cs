@@ -50,7 +50,7 @@ public sealed class GgufFileTests
         Contains(new GgufBytes { Version = 0x03000000 }.Fault(), "big-endian");
         Contains(new GgufBytes { ClaimedKeys = ulong.MaxValue }.Fault(), "claims 18446744073709551615 metadata values");
         Contains(new GgufBytes { ClaimedTensors = 5 }.Fault(), "claims 5 tensors");
-        Contains(new GgufBytes { ClaimedKeys = 2, DataLength = 64 }.String("a", "b").Fault(), "a metadata key at offset 42 claims 0 bytes");
+        Contains(new GgufBytes { ClaimedKeys = 2, DataLength = 64 }.String("a", "b").Fault(), "a metadata key at offset 46 claims 0 bytes");
         Contains(new GgufBytes().Key("k", 13, w => w.Write(1)).Fault(), "'k' at offset 24 has type 13");
         Contains(new GgufBytes().Key("k", 8, w => w.Write(ulong.MaxValue)).Fault(), "a string of 18446744073709551615 bytes");
         Contains(new GgufBytes().Key("k", 9, Array(4, 1UL << 61)).Fault(), "claims 2305843009213693952 elements of UInt32");
