@@ -25,7 +25,8 @@ internal static unsafe class FourBitDequantizer
     /// <param name="target">n values of <paramref name="type"/>.</param>
     /// <param name="type">F32, BF16 or F16.</param>
     /// <param name="width">Which version of the kernel.</param>
-    public static void Dequantize(byte* packed, ScaleTable scales, long count, int blockSize, FourBitCodebook codebook, void* target, ElementType type, VectorWidth width)
+    /// <param name="rounding">Type that values are rounded to first (<see cref="BlockTable"/>); F32 for none.</param>
+    public static void Dequantize(byte* packed, ScaleTable scales, long count, int blockSize, FourBitCodebook codebook, void* target, ElementType type, VectorWidth width, ElementType rounding = ElementType.F32)
     {
         float* values = stackalloc float[16];
         codebook.Values.CopyTo(new Span<float>(values, 16));
@@ -38,6 +39,7 @@ internal static unsafe class FourBitDequantizer
             Codebook = values,
             Target = (byte*)target,
             Type = type,
+            Rounding = rounding,
             Width = width,
         };
 
@@ -54,6 +56,7 @@ internal static unsafe class FourBitDequantizer
         public float* Codebook;
         public byte* Target;
         public ElementType Type;
+        public ElementType Rounding;
         public VectorWidth Width;
 
         public readonly void Run(long begin, long end)
@@ -70,22 +73,14 @@ internal static unsafe class FourBitDequantizer
                     long start = (first + b) * BlockSize;
                     int length = (int)Math.Min(BlockSize, Count - start);
                     byte* codes = Packed + (start / 2);
-                    for (int i = 0; i < 16; i++)
-                    {
-                        table[i] = Codebook[i] * scales[b];
-                    }
-
                     if (Type == ElementType.F32)
                     {
+                        BlockTable.Make(Codebook, scales[b], Rounding, table);
                         Expand(codes, table, (float*)Target + start, length);
                     }
                     else
                     {
-                        for (int i = 0; i < 16; i++)
-                        {
-                            halves[i] = halves[i + 16] = Type == ElementType.BF16 ? HalfConversion.ToBFloat16(table[i]) : HalfConversion.ToHalf(table[i]);
-                        }
-
+                        BlockTable.Make(Codebook, scales[b], Rounding, Type, halves);
                         Expand(codes, halves, (ushort*)Target + start, length);
                     }
                 }

@@ -2,6 +2,7 @@ using System.Buffers;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
+using LoraSharp.Formats;
 using LoraSharp.Tensors.Interop;
 
 namespace LoraSharp.Quantization;
@@ -14,7 +15,7 @@ namespace LoraSharp.Quantization;
 internal static unsafe class FourBitMultiplier
 {
     /// <summary>Rows of X up to which this beats dequantising W and a matrix product (docs/benchmarks/nf4.md).</summary>
-    public const int MostRows = 8;
+    public const int MostRows = 12;
 
     // Blocks whose scales are decoded at a time.
     private const int Batch = 256;
@@ -33,7 +34,8 @@ internal static unsafe class FourBitMultiplier
     /// <param name="k">Columns of W.</param>
     /// <param name="f">Rows of W.</param>
     /// <param name="width">Which version of the kernel.</param>
-    public static void Multiply(byte* packed, ScaleTable scales, int blockSize, FourBitCodebook codebook, float* x, float* y, int m, int k, int f, VectorWidth width)
+    /// <param name="rounding">Type that weights are rounded to first (<see cref="BlockTable"/>); F32 for none.</param>
+    public static void Multiply(byte* packed, ScaleTable scales, int blockSize, FourBitCodebook codebook, float* x, float* y, int m, int k, int f, VectorWidth width, ElementType rounding = ElementType.F32)
     {
         float* values = stackalloc float[16];
         codebook.Values.CopyTo(new Span<float>(values, 16));
@@ -56,6 +58,7 @@ internal static unsafe class FourBitMultiplier
                     M = m,
                     K = k,
                     F = f,
+                    Rounding = rounding,
                     Width = width,
                 };
 
@@ -96,6 +99,7 @@ internal static unsafe class FourBitMultiplier
         public int M;
         public int K;
         public int F;
+        public ElementType Rounding;
         public VectorWidth Width;
 
         public readonly void Run(long begin, long end)
@@ -162,7 +166,7 @@ internal static unsafe class FourBitMultiplier
             Vector512<float> d = a;
             for (int block = 0; block < blocks; block++)
             {
-                Vector512<float> table = codebook * Vector512.Create(scales[block]);
+                Vector512<float> table = BlockTable.Make(codebook, scales[block], Rounding);
                 int i = 0;
                 for (; i + 64 <= BlockSize; i += 64, codes += 32, x += 64)
                 {
@@ -197,7 +201,7 @@ internal static unsafe class FourBitMultiplier
             float* x1 = x + K;
             for (int block = 0; block < blocks; block++)
             {
-                Vector512<float> table = codebook * Vector512.Create(scales[block]);
+                Vector512<float> table = BlockTable.Make(codebook, scales[block], Rounding);
                 for (int i = 0; i < BlockSize; i += 32, codes += 16, x += 32, x1 += 32)
                 {
                     Vector512<int> bytes = Avx512F.ConvertToVector512Int32(Vector128.Load(codes));
@@ -230,7 +234,7 @@ internal static unsafe class FourBitMultiplier
             float* x3 = x2 + K;
             for (int block = 0; block < blocks; block++)
             {
-                Vector512<float> table = codebook * Vector512.Create(scales[block]);
+                Vector512<float> table = BlockTable.Make(codebook, scales[block], Rounding);
                 for (int i = 0; i < BlockSize; i += 32, codes += 16, x += 32, x1 += 32, x2 += 32, x3 += 32)
                 {
                     Vector512<int> bytes = Avx512F.ConvertToVector512Int32(Vector128.Load(codes));
@@ -263,9 +267,8 @@ internal static unsafe class FourBitMultiplier
             Vector256<float> d = a;
             for (int block = 0; block < blocks; block++)
             {
-                Vector256<float> scale = Vector256.Create(scales[block]);
-                Vector256<float> low = codebookLow * scale;
-                Vector256<float> high = codebookHigh * scale;
+                Vector256<float> low = BlockTable.Make(codebookLow, scales[block], Rounding);
+                Vector256<float> high = BlockTable.Make(codebookHigh, scales[block], Rounding);
                 for (int i = 0; i < BlockSize; i += 32, codes += 16, x += 32)
                 {
                     Vector256<int> first = Avx2.ConvertToVector256Int32(codes);
@@ -291,9 +294,8 @@ internal static unsafe class FourBitMultiplier
             float* x1 = x + K;
             for (int block = 0; block < blocks; block++)
             {
-                Vector256<float> scale = Vector256.Create(scales[block]);
-                Vector256<float> low = codebookLow * scale;
-                Vector256<float> high = codebookHigh * scale;
+                Vector256<float> low = BlockTable.Make(codebookLow, scales[block], Rounding);
+                Vector256<float> high = BlockTable.Make(codebookHigh, scales[block], Rounding);
                 for (int i = 0; i < BlockSize; i += 32, codes += 16, x += 32, x1 += 32)
                 {
                     for (int half = 0; half < 16; half += 8)
@@ -315,19 +317,18 @@ internal static unsafe class FourBitMultiplier
 
         private readonly float OneScalar(byte* codes, float* scales, int blocks, float* x)
         {
+            float* table = stackalloc float[16];
             float total = 0;
             for (int block = 0; block < blocks; block++)
             {
-                float sum = 0;
+                BlockTable.Make(Codebook, scales[block], Rounding, table);
                 for (int i = 0; i < BlockSize; i += 32, codes += 16, x += 32)
                 {
                     for (int j = 0; j < 16; j++)
                     {
-                        sum += (Codebook[codes[j] >> 4] * x[j]) + (Codebook[codes[j] & 15] * x[j + 16]);
+                        total += (table[codes[j] >> 4] * x[j]) + (table[codes[j] & 15] * x[j + 16]);
                     }
                 }
-
-                total += sum * scales[block];
             }
 
             return total;

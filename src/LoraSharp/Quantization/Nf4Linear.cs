@@ -1,0 +1,103 @@
+using LoraSharp.Layers;
+using LoraSharp.Tensors.Interop;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Quantization;
+
+/// <summary>
+/// y = x·Wᵀ + b with W frozen in 4 bits (QLoRA, section 3): dequantised to x's type for the product and forgotten.
+/// Backward dequantises again and gives dX only, so that nothing of W's size is kept between the two. A few rows on a
+/// CPU are multiplied straight from the codes.
+/// </summary>
+public sealed class Nf4Linear : LinearLayer
+{
+    private readonly FourBitWeight _weight;
+    private readonly Tensor? _bias;
+    private readonly DequantizationBuffer _buffer;
+
+    /// <summary>Takes ownership of the weight and the bias, not of the buffer.</summary>
+    /// <param name="spec">Name and sizes.</param>
+    /// <param name="weight">W [f, k].</param>
+    /// <param name="bias">[f] in the compute type, or null.</param>
+    /// <param name="buffer">Shared by the model's layers.</param>
+    public Nf4Linear(LinearSpec spec, FourBitWeight weight, Tensor? bias, DequantizationBuffer buffer)
+        : base(spec)
+    {
+        _weight = weight;
+        _bias = bias;
+        _buffer = buffer;
+    }
+
+    /// <summary>W; owned by the layer.</summary>
+    public FourBitWeight Weight => _weight;
+
+    /// <inheritdoc/>
+    public override Tensor? Bias => _bias;
+
+    /// <summary>Codes and scales under bitsandbytes' names, and the bias.</summary>
+    public override IEnumerable<NamedTensor> Parameters
+    {
+        get
+        {
+            foreach (NamedTensor tensor in _weight.Named(Spec.Name))
+            {
+                yield return tensor;
+            }
+
+            if (_bias is not null)
+            {
+                yield return new(Spec.Name + ".bias", _bias);
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public override Tensor Forward(Tensor x)
+    {
+        ArgumentNullException.ThrowIfNull(x);
+        if (!is_grad_enabled() || !(x.requires_grad || _bias is { requires_grad: true }))
+        {
+            return Product(x, _bias);
+        }
+
+        using var scope = NewDisposeScope();
+        Tensor product;
+        using (no_grad())
+        {
+            product = Product(x, null);
+        }
+
+        Tensor y = GradientNode.Attach([x], product, InputGradient, _buffer.Nodes);
+        return (_bias is null ? y : y + _bias).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The dequantised weight [f, k], in the type it had before quantisation.</summary>
+    public override Tensor DenseWeight() => _weight.Dequantize(_weight.DType);
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        _weight.Dispose();
+        _bias?.Dispose();
+    }
+
+    private IReadOnlyList<Tensor?> InputGradient(Tensor gradient) => [_buffer.Use(_weight, gradient.dtype, gradient.matmul)];
+
+    private Tensor Product(Tensor x, Tensor? bias)
+    {
+        long rows = x.NumberOfElements / Spec.InFeatures;
+        if (!_weight.CanMultiply(rows))
+        {
+            return _buffer.Use(_weight, x.dtype, w => nn.functional.linear(x, w, bias!));
+        }
+
+        using var scope = NewDisposeScope();
+        Tensor y = _weight.Multiply(x.detach().reshape(rows, Spec.InFeatures).to(ScalarType.Float32).contiguous());
+        if (bias is not null)
+        {
+            y = y + bias;
+        }
+
+        return y.to(x.dtype).view([.. x.shape[..^1], Spec.OutFeatures]).MoveToOuterDisposeScope();
+    }
+}
