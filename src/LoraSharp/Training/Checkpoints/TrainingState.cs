@@ -13,6 +13,15 @@ public sealed record TrainingState
     /// <summary>Optimizer steps of the whole run: the schedule depends on it.</summary>
     public required long TotalSteps { get; init; }
 
+    /// <summary>Updates the optimizer has made: fewer than steps where a step had nothing to train on.</summary>
+    public long OptimizerSteps { get; init; }
+
+    /// <summary>Loss of the last evaluation.</summary>
+    public double? EvalLoss { get; init; }
+
+    /// <summary>Step of <see cref="EvalLoss"/>.</summary>
+    public long? EvalStep { get; init; }
+
     /// <summary>State of the batch source.</summary>
     public required JsonObject Data { get; init; }
 

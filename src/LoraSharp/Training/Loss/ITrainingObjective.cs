@@ -34,6 +34,9 @@ public sealed class MicroBatchLoss : IDisposable
     /// <summary>Loss of each sequence, summed over its tokens [sequences]; tells which row was at fault.</summary>
     public required Tensor BySequence { get; init; }
 
+    /// <summary>Share of each sequence in <see cref="Weight"/> [sequences].</summary>
+    public required IReadOnlyList<double> SequenceWeights { get; init; }
+
     /// <summary>More sums by name, e.g. <c>accuracy</c>, each divided by <see cref="Weight"/> for the report; scalars, float64.</summary>
     public IReadOnlyDictionary<string, Tensor> Metrics { get; init; } = new Dictionary<string, Tensor>();
 

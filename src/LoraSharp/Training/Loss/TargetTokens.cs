@@ -39,6 +39,18 @@ public sealed class TargetTokens
     /// <summary>What the losses are divided by: their number, or the sum of their weights.</summary>
     public double Weight => Weights is null ? Count : Weights.Sum(w => (double)w);
 
+    /// <summary>Share of each sequence in <see cref="Weight"/>.</summary>
+    public double[] SequenceWeights()
+    {
+        double[] sums = new double[SequenceCount];
+        for (int i = 0; i < Sequences.Length; i++)
+        {
+            sums[Sequences[i]] += Weights is null ? 1 : Weights[i];
+        }
+
+        return sums;
+    }
+
     /// <summary>Finds them.</summary>
     public static TargetTokens Of(MicroBatch batch)
     {

@@ -57,26 +57,16 @@ public abstract class Optimizer : IDisposable
         }
     }
 
-    /// <summary>Goes back to a saved state.</summary>
+    /// <summary>Call after the tensors of <see cref="State"/> were given saved values.</summary>
     /// <param name="steps">Updates made by then.</param>
-    /// <param name="read">Gives a saved state tensor by name; the caller disposes what it gave.</param>
-    public void Restore(long steps, Func<string, Tensor> read)
+    public void Restored(long steps)
     {
-        ArgumentNullException.ThrowIfNull(read);
         using var none = no_grad();
-        using var scope = NewDisposeScope();
         Steps = steps;
-        foreach (NamedTensor state in State)
-        {
-            state.Value.copy_(read(state.Name));
-        }
-
         foreach (TrainedParameter parameter in Gradients.Parameters)
         {
             parameter.Publish();
         }
-
-        StepsRestored();
     }
 
     /// <inheritdoc/>
@@ -88,11 +78,6 @@ public abstract class Optimizer : IDisposable
 
     /// <summary>Updates one group.</summary>
     protected abstract void Update(OptimizerGroup group, double learningRate);
-
-    /// <summary>Called after <see cref="Steps"/> was set from outside.</summary>
-    protected virtual void StepsRestored()
-    {
-    }
 
     /// <summary>A state tensor of zeros shaped like the parameter's weight, made when first asked for.</summary>
     protected Tensor StateOf(TrainedParameter parameter, string kind)
