@@ -1,0 +1,64 @@
+using static TorchSharp.torch;
+
+namespace LoraSharp.Layers;
+
+/// <summary>Activation functions, by the names that <c>config.json</c> uses.</summary>
+public enum Activation
+{
+    /// <summary>x·sigmoid(x): <c>silu</c>, <c>swish</c>.</summary>
+    Silu,
+
+    /// <summary>x·Φ(x), exact: <c>gelu</c>.</summary>
+    Gelu,
+
+    /// <summary>The tanh approximation: <c>gelu_new</c>, <c>gelu_pytorch_tanh</c>, <c>gelu_fast</c>.</summary>
+    GeluTanh,
+
+    /// <summary>max(x, 0).</summary>
+    Relu,
+
+    /// <summary>max(x, 0)² (Nemotron).</summary>
+    ReluSquared,
+}
+
+/// <summary>What <see cref="Activation"/> does.</summary>
+public static class Activations
+{
+    /// <summary>The activation of this name, or null.</summary>
+    public static Activation? Parse(string name) => name switch
+    {
+        "silu" or "swish" => Activation.Silu,
+        "gelu" or "gelu_python" => Activation.Gelu,
+        "gelu_new" or "gelu_pytorch_tanh" or "gelu_fast" or "gelu_accurate" => Activation.GeluTanh,
+        "relu" => Activation.Relu,
+        "relu2" => Activation.ReluSquared,
+        _ => null,
+    };
+
+    /// <summary>x of any shape → the same shape; a new tensor.</summary>
+    public static Tensor Apply(this Activation activation, Tensor x)
+    {
+        ArgumentNullException.ThrowIfNull(x);
+        switch (activation)
+        {
+            case Activation.Silu: return nn.functional.silu(x);
+            case Activation.Gelu: return nn.functional.gelu(x);
+            case Activation.GeluTanh: return GeluTanh(x);
+            case Activation.Relu: return nn.functional.relu(x);
+            default:
+                using (Tensor positive = nn.functional.relu(x))
+                {
+                    return positive.square();
+                }
+        }
+    }
+
+    // TorchSharp's gelu has no 'approximate': 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), Hendrycks & Gimpel 2016.
+    private static Tensor GeluTanh(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        Tensor wide = x.to(ScalarType.Float32);
+        Tensor inner = (wide + (wide * wide * wide * 0.044715)) * Math.Sqrt(2 / Math.PI);
+        return (wide * 0.5 * (inner.tanh() + 1.0)).to(x.dtype).MoveToOuterDisposeScope();
+    }
+}
