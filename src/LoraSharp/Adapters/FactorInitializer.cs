@@ -55,13 +55,19 @@ internal sealed class FactorInitializer(Generator generator, string init)
     /// </summary>
     public void FromWeight(AdapterModule module, LoraLinear layer, int rank)
     {
-        using var scope = NewDisposeScope();
         using Tensor dense = layer.DenseWeight();
-        Tensor weight = dense.to(ScalarType.Float32);
+        using Tensor weight = dense.to(ScalarType.Float32);
+        FromWeight(module, weight, rank);
+    }
+
+    /// <summary>The same from W [f, k] itself, float32.</summary>
+    public void FromWeight(AdapterModule module, Tensor weight, int rank)
+    {
+        using var scope = NewDisposeScope();
         long largest = Math.Min(weight.shape[0], weight.shape[1]);
         if (rank > largest)
         {
-            throw new LoraSharpException($"{layer.Spec.Name}: init {init} needs a rank of at most {largest}, found {rank}.");
+            throw new LoraSharpException($"{module.Name}: init {init} needs a rank of at most {largest}, found {rank}.");
         }
 
         Tensor a, b;

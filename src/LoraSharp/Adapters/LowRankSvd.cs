@@ -1,3 +1,4 @@
+using LoraSharp.Tensors;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Adapters;
@@ -5,6 +6,8 @@ namespace LoraSharp.Adapters;
 /// <summary>Singular value decompositions of matrices of low rank, or of which only the top is wanted.</summary>
 public static class LowRankSvd
 {
+    static LowRankSvd() => NativeRuntime.EnsureLoaded();
+
     /// <summary>
     /// The first <paramref name="rank"/> singular triples by subspace iteration from a random start (Halko, Martinsson
     /// and Tropp 2011, algorithms 4.4 and 5.1).
