@@ -11,13 +11,34 @@ public sealed class DynamicMap
 {
     private const int Bins = 65536;
     private readonly float[] _values;
+    private readonly float[] _borders = new float[256];
     private readonly byte[] _codeOfBin;
+    private readonly byte[] _firstCode = new byte[Bins];
 
     private DynamicMap(float[] values)
     {
         _values = values;
         Values = [.. values];
         _codeOfBin = MakeBins(values);
+        for (int i = 0; i < 255; i++)
+        {
+            _borders[i] = 0.5f * (values[i] + values[i + 1]);
+        }
+
+        _borders[255] = float.PositiveInfinity;
+        for (int i = 0; i < Bins; i++)
+        {
+            // Of all floats with these 16 upper bits the one nearest to minus infinity.
+            uint bits = (uint)i << 16;
+            float least = BitConverter.UInt32BitsToSingle((bits & 0x80000000) != 0 ? bits | 0xFFFF : bits);
+            int code = 0;
+            while (code < 255 && _borders[code] < least)
+            {
+                code++;
+            }
+
+            _firstCode[i] = (byte)code;
+        }
     }
 
     /// <summary>For signed data: optimizer's first moment, centred statistics.</summary>
@@ -31,8 +52,6 @@ public sealed class DynamicMap
 
     internal ReadOnlySpan<float> Table => _values;
 
-    internal ReadOnlySpan<byte> CodeOfBin => _codeOfBin;
-
     /// <summary>
     /// The code of a value in [-1, 1]. Like bitsandbytes on a CPU this looks the value up in 65,536 equal bins rather
     /// than searching for the nearest code, so that a value within half a bin of a border may get either neighbour.
@@ -43,6 +62,18 @@ public sealed class DynamicMap
 
         // One rounding for the product and the half, as the compiler of the reference contracts it.
         return _codeOfBin[(int)MathF.FusedMultiplyAdd((clamped + 1f) * 0.5f, Bins - 1, 0.5f)];
+    }
+
+    /// <summary>The code nearest to a value in [-1, 1]; of two equally near ones the lower.</summary>
+    public byte Nearest(float value)
+    {
+        int code = _firstCode[BitConverter.SingleToUInt32Bits(value) >> 16];
+        while (_borders[code] < value)
+        {
+            code++;
+        }
+
+        return (byte)code;
     }
 
     private static float[] MakeValues(bool signed)

@@ -13,6 +13,9 @@ public enum OptimizerKind
 
     /// <summary>Muon for matrices (momentum, orthogonalised by Newton-Schulz), AdamW for everything else; meant for full fine-tuning.</summary>
     Muon,
+
+    /// <summary>AdamW with 8-bit moments, kept in host memory (arXiv 2110.02861).</summary>
+    AdamW8bit,
 }
 
 /// <summary>Whether activations are kept for the backward pass or computed again.</summary>

@@ -94,6 +94,21 @@ public abstract class Optimizer : IDisposable
         return tensor;
     }
 
+    /// <summary>A state tensor of a shape and type of its own, made when first asked for; restored like any other.</summary>
+    protected Tensor StateOf(TrainedParameter parameter, string kind, Func<Tensor> create)
+    {
+        ArgumentNullException.ThrowIfNull(parameter);
+        ArgumentNullException.ThrowIfNull(create);
+        string name = $"{kind}.{parameter.Name}";
+        if (!_state.TryGetValue(name, out Tensor? tensor))
+        {
+            tensor = create().DetachFromDisposeScope();
+            _state.Add(name, tensor);
+        }
+
+        return tensor;
+    }
+
     /// <summary>Frees the state.</summary>
     protected virtual void Dispose(bool disposing)
     {
