@@ -15,6 +15,12 @@ public interface ITensorSource : IDisposable
     /// <summary>The data of one tensor, row-major and little-endian.</summary>
     /// <exception cref="LoraSharpException">There is no tensor of this name.</exception>
     TensorData Read(string name);
+
+    /// <summary>The source that this one is a view of, for those who know how to take tensors in the form they are stored in; null for none.</summary>
+    ITensorSource? Underlying => null;
+
+    /// <summary>What <see cref="Underlying"/> calls a tensor of this.</summary>
+    string UnderlyingName(string name) => name;
 }
 
 /// <summary>

@@ -43,6 +43,12 @@ internal sealed class PrefixedTensors : ITensorSource
     /// <inheritdoc/>
     public TensorData Read(string name) => _inner.Read(_stored.GetValueOrDefault(name, name));
 
+    /// <inheritdoc/>
+    public ITensorSource Underlying => _inner;
+
+    /// <inheritdoc/>
+    public string UnderlyingName(string name) => _stored.GetValueOrDefault(name, name);
+
     /// <summary>Does nothing: the inner source belongs to its model source.</summary>
     public void Dispose()
     {

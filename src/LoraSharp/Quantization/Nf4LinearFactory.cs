@@ -38,7 +38,7 @@ public sealed class Nf4LinearFactory : ILinearFactory, IDisposable
         ArgumentNullException.ThrowIfNull(spec);
         ArgumentNullException.ThrowIfNull(weights);
         FourBitWeight? weight = null;
-        if (weights.Source is BitsAndBytesSource stored && stored.FindFourBit(spec.Name + ".weight") is { } tensors)
+        if (FindStored(weights.Source, spec.Name + ".weight") is { } tensors)
         {
             weight = Take(spec, tensors, weights);
         }
@@ -65,6 +65,16 @@ public sealed class Nf4LinearFactory : ILinearFactory, IDisposable
 
     /// <summary>Frees the shared buffer.</summary>
     public void Dispose() => _buffer.Dispose();
+
+    private static FourBitTensors? FindStored(ITensorSource? source, string name)
+    {
+        while (source is { } view && view is not BitsAndBytesSource)
+        {
+            (source, name) = (view.Underlying, view.UnderlyingName(name));
+        }
+
+        return (source as BitsAndBytesSource)?.FindFourBit(name);
+    }
 
     /// <summary>Null, after noting the fault, when the tensor is missing or misshapen: the inner factory's zeros go on in its place.</summary>
     private static FourBitWeight? Quantize(LinearSpec spec, QuantizationOptions options, WeightReader weights)

@@ -168,6 +168,7 @@ public sealed class Trainer : IDisposable
         {
             OptimizerKind.Sgd => new Sgd(gradients, groups, options.Momentum ?? 0),
             OptimizerKind.Muon => new Muon(gradients, groups, options),
+            OptimizerKind.AdamW8bit => new AdamW8bit(gradients, groups, options),
             _ => new AdamW(gradients, groups, options),
         };
     }
