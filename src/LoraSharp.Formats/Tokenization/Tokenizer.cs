@@ -18,7 +18,7 @@ public abstract class Tokenizer
     /// <summary>Token ids of a text.</summary>
     /// <param name="text">Any text; lone surrogates are replaced by U+FFFD.</param>
     /// <param name="addSpecialTokens">Whether the post-processor adds what a model expects around a text (BOS, CLS, ...).</param>
-    public int[] Encode(string text, bool addSpecialTokens = true) => EncodeWithOffsets(text, addSpecialTokens).Ids;
+    public virtual int[] Encode(string text, bool addSpecialTokens = true) => EncodeWithOffsets(text, addSpecialTokens).Ids;
 
     /// <summary>Token ids and the stretch of the text that each came from.</summary>
     public abstract TokenizedText EncodeWithOffsets(string text, bool addSpecialTokens = true);
