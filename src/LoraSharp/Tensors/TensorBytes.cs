@@ -66,13 +66,7 @@ public static unsafe class TensorBytes
 
         using (stored)
         {
-            Tensor converted = stored.to(target, device);
-            if (data.IsMapped)
-            {
-                Interop.MappedPages.Release((nint)data.MappedPointer, data.Info.ByteCount);
-            }
-
-            return converted;
+            return stored.to(target, device);
         }
     }
 

@@ -156,6 +156,12 @@ public sealed class Trainer : IDisposable
             return options.MaxSteps;
         }
 
+        // A source that packs may fill another number of steps in each epoch.
+        if (batches.TotalSteps is { } total)
+        {
+            return Math.Max(1, total);
+        }
+
         return batches.StepsPerEpoch is { } steps
             ? Math.Max(1, (long)Math.Ceiling(options.Epochs * steps))
             : throw new LoraSharpException("training.max_steps: must be given, because the number of steps of this data set cannot be known before it has been read.");

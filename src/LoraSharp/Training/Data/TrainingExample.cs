@@ -15,6 +15,24 @@ public sealed record TrainingExample
     /// <summary>Weight of each label in the loss; null for 1 everywhere.</summary>
     public float[]? Weights { get; init; }
 
+    /// <summary>False for tokens that are padding of a row that came tokenized and padded; null when there is none.</summary>
+    public bool[]? Attended { get; init; }
+
+    /// <summary>Tokens that are trained on: labels other than <see cref="Ignored"/>, the first token's aside since nothing predicts it.</summary>
+    public int TargetTokens
+    {
+        get
+        {
+            int count = 0;
+            for (int i = 1; i < Labels.Length; i++)
+            {
+                count += Labels[i] != Ignored ? 1 : 0;
+            }
+
+            return count;
+        }
+    }
+
     /// <summary>Label of a token that is not trained on.</summary>
     public const int Ignored = -100;
 }
@@ -49,6 +67,9 @@ public sealed record MicroBatch
     /// <summary>Origins of the rows in it, for messages.</summary>
     public required IReadOnlyList<string> Origins { get; init; }
 
+    /// <summary>Of a KTO batch, for each of the rows before the mismatched ones whether its answer is good; else null.</summary>
+    public IReadOnlyList<bool>? Desirable { get; init; }
+
     /// <summary>Labels that are trained on.</summary>
     public int TargetTokens => Labels.Count(l => l != TrainingExample.Ignored);
 
@@ -63,6 +84,9 @@ public interface IBatchSource : IDisposable
 {
     /// <summary>Optimizer steps of one epoch; null when it can't be known without reading everything.</summary>
     long? StepsPerEpoch { get; }
+
+    /// <summary>Optimizer steps of the whole run; null when it can't be known beforehand.</summary>
+    long? TotalSteps => null;
 
     /// <summary>Epochs completed so far, with fraction.</summary>
     double Epoch { get; }

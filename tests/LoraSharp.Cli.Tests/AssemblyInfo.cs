@@ -1,2 +1,0 @@
-// Commands write to the one console, which tests put aside.
-[assembly: CollectionBehavior(DisableTestParallelization = true)]
