@@ -1,4 +1,5 @@
 using System.CommandLine;
+using LoraSharp.Cli.Commands;
 using LoraSharp.Formats;
 
 namespace LoraSharp.Cli;
@@ -58,7 +59,12 @@ internal static class LoraCommand
     // One line a command, in the order of the help text. Each lives in a file of its own in Commands/.
     private static IEnumerable<Command> All()
     {
-        yield break;
+        yield return MergeCommand.Create();
+        yield return CombineCommand.Create();
+        yield return ExtractCommand.Create();
+        yield return ConvertCommand.Create();
+        yield return QuantizeCommand.Create();
+        yield return InspectCommand.Create();
     }
 
     private static string CommandPath(ParseResult result)

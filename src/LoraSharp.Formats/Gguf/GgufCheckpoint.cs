@@ -1,6 +1,7 @@
 using System.Runtime.InteropServices;
 using System.Text.Json.Nodes;
 using LoraSharp.Formats.Gguf.Mapping;
+using LoraSharp.Formats.Gguf.Tokenization;
 using LoraSharp.Formats.HuggingFace;
 
 namespace LoraSharp.Formats.Gguf;
@@ -44,6 +45,15 @@ public sealed unsafe class GgufCheckpoint : ITensorSource
 
     /// <summary>The Jinja source of <c>tokenizer.chat_template</c>; null when there is none.</summary>
     public string? ChatTemplate => _file.Find("tokenizer.chat_template")?.AsString();
+
+    /// <summary>tokenizer.json made from the metadata; null when the file carries no tokenizer.</summary>
+    /// <exception cref="MalformedFileException">The tokenizer is of a kind that is not supported, or inconsistent.</exception>
+    public JsonObject? TokenizerJson() => GgufVocabulary.Of(_file) is { } vocabulary ? GgufTokenizerReader.TokenizerJson(vocabulary) : null;
+
+    /// <summary>tokenizer_config.json made from the metadata, chat template included; null when the file carries no tokenizer.</summary>
+    public JsonObject? TokenizerConfig() => GgufVocabulary.Of(_file) is { } vocabulary
+        ? GgufTokenizerReader.TokenizerConfig(vocabulary, ChatTemplate, new GgufModelMetadata(_file, Architecture.Name).Integer("context_length"))
+        : null;
 
     internal GgufArchitecture Architecture { get; }
 

@@ -78,6 +78,9 @@ public sealed class GgufMetadataWriter
         }));
     }
 
+    /// <summary>A value of another file as it is.</summary>
+    public void Copy(GgufValue value) => Add(value.Key, value.Type, value.Raw.ToArray());
+
     internal byte[] ToBytes()
     {
         using var stream = new MemoryStream();

@@ -185,7 +185,10 @@ internal sealed class AdapterBuilder(AdapterSet set)
 /// <summary>What <c>all-linear</c> means for a model.</summary>
 internal static class Targets
 {
-    /// <summary>Every linear layer but the output head, written as PEFT writes it.</summary>
+    /// <summary>
+    /// Every linear layer but the output head, routers and experts (which transformers 5 holds in stacks that PEFT does
+    /// not count as linear layers), written as PEFT writes it.
+    /// </summary>
     public static PeftConfig Resolve(AdapterSet set, PeftConfig config)
     {
         if (config.TargetModules is not { IsAllLinear: true })
@@ -193,7 +196,7 @@ internal static class Targets
             return config;
         }
 
-        string[] linears = [.. set.Linears.Values.Where(l => !l.Spec.IsOutputHead).Select(l => l.Spec.Name)];
+        string[] linears = [.. set.Linears.Values.Where(l => !l.Spec.IsOutputHead && !l.Spec.KeepPrecision && !l.Spec.Name.Contains(".experts.", StringComparison.Ordinal)).Select(l => l.Spec.Name)];
         var others = new HashSet<string>(set.Order.Except(linears, StringComparer.Ordinal), StringComparer.Ordinal);
         foreach (string path in set.Order.Concat(set.Parameters.Keys))
         {

@@ -1,7 +1,7 @@
+using LoraSharp.Adapters.Merging;
 using LoraSharp.Formats;
 using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Peft;
-using LoraSharp.Adapters.Merging;
 using LoraSharp.Tensors;
 using static TorchSharp.torch;
 

@@ -66,7 +66,13 @@ public static unsafe class TensorBytes
 
         using (stored)
         {
-            return stored.to(target, device);
+            Tensor converted = stored.to(target, device);
+            if (data.IsMapped)
+            {
+                Interop.MappedPages.Release((nint)data.MappedPointer, data.Info.ByteCount);
+            }
+
+            return converted;
         }
     }
 

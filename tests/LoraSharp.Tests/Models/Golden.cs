@@ -17,6 +17,9 @@ internal sealed class Golden : IDisposable
     {
         string folder = Fixtures.Path("models/" + name);
         NativeRuntime.EnsureLoaded();
+
+        // Matrices of a few kilobytes: several threads only wait for each other, the more the busier the machine is.
+        set_num_threads(1);
         _source = ModelSource.OpenFolder(folder);
         _file = SafetensorsFile.Open(Path.Combine(folder, "golden.safetensors"));
         Model = ModelLoader.Load(_source, factory ?? new DenseLinearFactory(), dtype, CPU);

@@ -85,7 +85,7 @@ internal static class GgufArchitectures
         ModelType = "qwen3_moe",
         ClassName = "Qwen3MoeForCausalLM",
         Tensors = [.. Ends(), .. Attention(), .. HeadNorms(), .. ExpertMlp("mlp", "gate_proj", "up_proj", "down_proj"), .. PreNorms()],
-        Fields = [.. Standard(RmsEpsilon), new("num_experts", "expert_count"), new("num_experts_per_tok", "expert_used_count"), new("moe_intermediate_size", "expert_feed_forward_length")],
+        Fields = [.. Standard(RmsEpsilon), new("num_experts", "expert_count") { Alias = "num_local_experts" }, new("num_experts_per_tok", "expert_used_count"), new("moe_intermediate_size", "expert_feed_forward_length")],
         Constants = new Dictionary<string, JsonNode?> { ["hidden_act"] = "silu", ["norm_topk_prob"] = true, ["decoder_sparse_step"] = 1, ["mlp_only_layers"] = new JsonArray() },
     };
 
@@ -95,7 +95,7 @@ internal static class GgufArchitectures
         ModelType = "olmoe",
         ClassName = "OlmoeForCausalLM",
         Tensors = [.. Ends(), .. Attention(), .. HeadNorms(), .. ExpertMlp("mlp", "gate_proj", "up_proj", "down_proj"), .. PreNorms()],
-        Fields = [.. Standard(RmsEpsilon), new("num_experts", "expert_count"), new("num_experts_per_tok", "expert_used_count")],
+        Fields = [.. Standard(RmsEpsilon), new("num_experts", "expert_count") { Alias = "num_local_experts" }, new("num_experts_per_tok", "expert_used_count")],
         Constants = new Dictionary<string, JsonNode?> { ["hidden_act"] = "silu", ["norm_topk_prob"] = false, ["clip_qkv"] = null },
     };
 
@@ -279,7 +279,7 @@ internal static class GgufArchitectures
             new("num_attention_heads", "attention.head_count"), new("num_kv_heads", "attention.head_count_kv"), new("max_position_embeddings", "context_length", IsRequired: false),
             new("layer_norm_epsilon", "attention.layer_norm_epsilon", Number),
         ],
-        Constants = new Dictionary<string, JsonNode?> { ["activation"] = "gelu", ["alibi"] = false, ["bias"] = false, ["parallel_attn"] = true, ["new_decoder_architecture"] = true, ["multi_query"] = true },
+        Constants = new Dictionary<string, JsonNode?> { ["activation"] = "gelu", ["alibi"] = false, ["bias"] = false, ["parallel_attn"] = true, ["new_decoder_architecture"] = true },
         ReadMore = (_, config) => config["num_ln_in_parallel_attn"] = 2,
         WriteMore = (config, writer) =>
         {

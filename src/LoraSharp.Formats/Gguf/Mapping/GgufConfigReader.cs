@@ -23,6 +23,10 @@ internal static class GgufConfigReader
                     GgufFieldKind.Number => value.AsDouble(),
                     _ => value.AsBool(),
                 };
+                if (field.Alias is { } alias)
+                {
+                    config[alias] = config[field.HuggingFace]!.DeepClone();
+                }
             }
         }
 

@@ -18,4 +18,8 @@ internal enum GgufFieldKind
 /// <param name="Gguf">Key in the metadata without the architecture's prefix.</param>
 /// <param name="Kind">Its type in the file.</param>
 /// <param name="IsRequired">Whether a file without it is malformed.</param>
-internal sealed record GgufField(string HuggingFace, string Gguf, GgufFieldKind Kind = GgufFieldKind.Integer, bool IsRequired = true);
+internal sealed record GgufField(string HuggingFace, string Gguf, GgufFieldKind Kind = GgufFieldKind.Integer, bool IsRequired = true)
+{
+    /// <summary>A second key in config.json: the one of these that is there is read, both are written.</summary>
+    public string? Alias { get; init; }
+}

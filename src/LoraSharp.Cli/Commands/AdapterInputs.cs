@@ -1,0 +1,33 @@
+using System.Globalization;
+using LoraSharp.Formats;
+using LoraSharp.Formats.Gguf;
+using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Formats.Peft;
+
+namespace LoraSharp.Cli.Commands;
+
+/// <summary>Models and adapters as users name them on the command line.</summary>
+internal static class AdapterInputs
+{
+    /// <summary>A model's folder or .gguf file.</summary>
+    public static ModelSource Model(string name) =>
+        name.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufCheckpoint.OpenModel(name) : ModelSource.OpenFolder(name);
+
+    /// <summary>An adapter's folder.</summary>
+    public static AdapterFolder Adapter(string name) => AdapterFolder.Open(name);
+
+    /// <summary>PATH or PATH=WEIGHT; a path may hold '=' itself.</summary>
+    public static (string Path, double Weight) Weighted(string text)
+    {
+        int equals = text.LastIndexOf('=');
+        if (equals <= 0 || Directory.Exists(text) || File.Exists(text))
+        {
+            return (text, 1);
+        }
+
+        string number = text[(equals + 1)..];
+        return double.TryParse(number, NumberStyles.Float, CultureInfo.InvariantCulture, out double weight) && double.IsFinite(weight)
+            ? (text[..equals], weight)
+            : throw new LoraSharpException($"'{text}': expected PATH=WEIGHT with a number, found '{number}'. Example: runs/a=0.7");
+    }
+}

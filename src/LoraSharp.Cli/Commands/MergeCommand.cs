@@ -1,0 +1,100 @@
+using System.CommandLine;
+using LoraSharp.Adapters.Merging;
+using LoraSharp.Formats;
+using LoraSharp.Formats.HuggingFace;
+
+namespace LoraSharp.Cli.Commands;
+
+/// <summary><c>lora merge</c>.</summary>
+internal static class MergeCommand
+{
+    public static Command Create()
+    {
+        Option<string> model = CommonOptions.Model();
+        Option<string[]> adapters = CommonOptions.Adapters();
+        adapters.Required = true;
+        var output = new Option<string>("--output") { Description = "Folder of the merged model; must not exist, or be empty.", Required = true, HelpName = "DIR" };
+        var unmerge = new Option<bool>("--unmerge") { Description = "Take the adapter out of a merged model again." };
+        var dtype = new Option<string>("--dtype") { Description = "Type to store: stored (each tensor's own), float32, bfloat16 or float16.", HelpName = "TYPE", DefaultValueFactory = _ => "stored" };
+        dtype.AcceptOnlyFromAmong("stored", "float32", "bfloat16", "float16");
+        var probe = new Option<int>("--probe-tokens") { Description = "Tokens on which adapter and merged model are compared; 0 for no comparison.", HelpName = "N", DefaultValueFactory = _ => 64 };
+        var strict = new Option<bool>("--strict") { Description = "Treat warnings as errors." };
+        Option<bool> json = CommonOptions.Json();
+        var command = new Command("merge", "Merge adapters into their base: W' = W + (alpha/r)·B·A, as a plain checkpoint, and measure that it answers the same.\nExample: lora merge --model SmolLM2-135M --adapter runs/my-adapter --output merged")
+        {
+            model, adapters, output, unmerge, dtype, probe, strict, json,
+        };
+        command.SetAction(parsed =>
+        {
+            (string Path, double Weight)[] named = [.. parsed.GetValue(adapters)!.Select(AdapterInputs.Weighted)];
+            using ModelSource source = AdapterInputs.Model(parsed.GetValue(model)!);
+            var opened = new List<MergedAdapter>();
+            try
+            {
+                opened.AddRange(named.Select(n => new MergedAdapter(AdapterInputs.Adapter(n.Path), n.Weight)));
+                return Run(source, opened, new Settings(parsed.GetValue(output)!, parsed.GetValue(unmerge), parsed.GetValue(dtype)!, parsed.GetValue(probe), parsed.GetValue(strict), parsed.GetValue(json)));
+            }
+            finally
+            {
+                opened.ForEach(a => a.Folder.Dispose());
+            }
+        });
+        return command;
+    }
+
+    private sealed record Settings(string Output, bool Unmerge, string DType, int ProbeTokens, bool Strict, bool Json);
+
+    private static int Run(ModelSource source, IReadOnlyList<MergedAdapter> adapters, Settings settings)
+    {
+        ElementType? stored = settings.DType switch { "float32" => ElementType.F32, "bfloat16" => ElementType.BF16, "float16" => ElementType.F16, _ => null };
+        MergeReport report = AdapterMerger.Merge(source, adapters, settings.Output, new MergeOptions { Unmerge = settings.Unmerge, StoredType = stored });
+        MergeProbeReport? measured = null;
+        if (settings.ProbeTokens > 0)
+        {
+            using ModelSource merged = ModelSource.OpenFolder(settings.Output);
+            measured = MergeProbe.Measure(source, adapters, merged, settings.ProbeTokens, settings.Unmerge);
+        }
+
+        var warnings = new List<string>();
+        if (report.UpdateNorm == 0 || measured?.AdapterEffect == 0)
+        {
+            warnings.Add("The adapter changes nothing: the merged model answers as the base does. Was it saved before it was trained?");
+        }
+
+        if (settings.Json)
+        {
+            CommandJson.Write(new { settings.Output, report.Changed, report.Tensors, report.UpdateNorm, report.RoundingLoss, report.LostToRounding, report.StoredTypes, Probe = measured, report.Notes, Warnings = warnings });
+        }
+        else
+        {
+            Print(settings, report, measured);
+            warnings.ForEach(w => Console.Error.WriteLine($"warning: {w}"));
+        }
+
+        return settings.Strict && warnings.Count > 0 ? throw new LoraSharpException(warnings[0] + " (--strict)") : 0;
+    }
+
+    private static void Print(Settings settings, MergeReport report, MergeProbeReport? measured)
+    {
+        Console.WriteLine($"{(settings.Unmerge ? "Unmerged" : "Merged")}: {report.Changed} of {report.Tensors} tensors changed, ‖ΔW‖ = {PlainTable.Number(report.UpdateNorm)}");
+        if (report.RoundingLoss > 0)
+        {
+            Console.WriteLine($"Rounding to {string.Join(", ", report.StoredTypes)}: took {report.RoundingLoss:P2} of the update's norm; {report.LostToRounding:P1} of the changed weights kept their old value.");
+        }
+
+        if (measured is not null)
+        {
+            string direction = settings.Unmerge ? "model minus adapter" : "base with adapter";
+            Console.WriteLine($"Largest difference of logits, {direction} against the result: {PlainTable.Number(measured.MaxLogitDifference)} (logits up to {PlainTable.Number(measured.MaxLogit)}, {measured.Positions} tokens, {measured.ComputeType})");
+            Console.WriteLine($"Largest difference of the top token's probability: {PlainTable.Number(measured.MaxTopProbabilityDifference)}; top token changed at {measured.TopTokenChanges} of {measured.Positions} positions");
+            Console.WriteLine($"What the adapter does to the base's logits: up to {PlainTable.Number(measured.AdapterEffect)}");
+        }
+
+        foreach (string note in report.Notes)
+        {
+            Console.WriteLine($"note: {note}");
+        }
+
+        Console.WriteLine($"Written: {settings.Output}");
+    }
+}

@@ -1,0 +1,90 @@
+using System.CommandLine;
+using System.Globalization;
+using System.Text.Json;
+using LoraSharp.Adapters;
+using LoraSharp.Formats;
+using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Quantization;
+
+namespace LoraSharp.Cli.Commands;
+
+/// <summary><c>lora quantize</c>: a checkpoint in 4 bits, as bitsandbytes and transformers read it.</summary>
+internal static class QuantizeCommand
+{
+    private static readonly JsonSerializerOptions SnakeCase = new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower };
+
+    internal static Command Create()
+    {
+        Option<string> model = CommonOptions.Model();
+        Option<string?> modelType = CommonOptions.ModelType();
+        Option<bool> json = CommonOptions.Json();
+        var output = new Option<string>("--output") { Description = "Folder to write.", Required = true, HelpName = "DIR" };
+        var type = new Option<string>("--type") { Description = "nf4 or fp4.", HelpName = "TYPE", DefaultValueFactory = _ => "nf4" };
+        type.AcceptOnlyFromAmong("nf4", "fp4");
+        var twice = new Option<bool>("--double-quant") { Description = "Quantise the scales too: 0.516 instead of 0.563 bytes a weight." };
+        var block = new Option<int>("--block-size") { Description = "Weights that share one scale: 32, 64, 128 ... 4096.", HelpName = "N", DefaultValueFactory = _ => 64 };
+        var skip = new Option<string[]>("--skip") { Description = "Layers to leave alone, by path or part of one, e.g. down_proj or layers.0. The output head always is.", HelpName = "NAME", AllowMultipleArgumentsPerToken = true, DefaultValueFactory = _ => [] };
+        var init = new Option<string?>("--init") { Description = $"loftq or qpissa: also makes an adapter in DIR/{CheckpointQuantizer.AdapterFolderName} to start training from (init_from), and reports how much nearer it starts.", HelpName = "KIND" };
+        init.AcceptOnlyFromAmong("loftq", "qpissa");
+        var rank = new Option<int>("--rank") { Description = "Rank of that adapter.", HelpName = "R", DefaultValueFactory = _ => 16 };
+        var alpha = new Option<double>("--alpha") { Description = "Alpha of that adapter.", HelpName = "A", DefaultValueFactory = _ => 32 };
+        var iterations = new Option<int>("--iterations") { Description = "Rounds of quantising and decomposing.", HelpName = "N", DefaultValueFactory = _ => 5 };
+        var command = new Command("quantize", "Write the model as a 4-bit checkpoint that bitsandbytes and transformers open.\n\nExample: lora quantize --model ./llama --output ./llama-nf4 --double-quant")
+        {
+            model, output, type, twice, block, skip, init, rank, alpha, iterations, modelType, json,
+        };
+        command.SetAction(result =>
+        {
+            var options = new QuantizationOptions
+            {
+                Type = result.GetValue(type) == "fp4" ? FourBitType.Fp4 : FourBitType.Nf4,
+                BlockSize = result.GetValue(block),
+                DoubleQuantization = result.GetValue(twice),
+                SkipModules = result.GetValue(skip)!,
+            };
+            LowRankStartOptions? start = result.GetValue(init) is not { } kind ? null : new LowRankStartOptions(
+                kind == "loftq" ? LowRankStartKind.LoftQ : LowRankStartKind.QPissa,
+                new LoraOptions { Rank = result.GetValue(rank), Alpha = result.GetValue(alpha) },
+                Math.Max(1, result.GetValue(iterations)));
+            Run(result.GetValue(model)!, result.GetValue(output)!, options, start, result.GetValue(modelType), result.GetValue(json));
+        });
+        return command;
+    }
+
+    private static void Run(string model, string output, QuantizationOptions options, LowRankStartOptions? start, string? modelType, bool json)
+    {
+        if (File.Exists(output))
+        {
+            throw new LoraSharpException($"{output}: is a file. Expected a folder, or a name that is free.");
+        }
+
+        using ModelSource source = ModelSource.OpenFolder(model);
+        bool live = !json && !Console.IsErrorRedirected;
+        QuantizationReport report = CheckpointQuantizer.Quantize(source, output, options, start, modelType, (done, all) =>
+        {
+            if (live)
+            {
+                Console.Error.Write($"\rquantising {done}/{all}{(done == all ? "\n" : string.Empty)}");
+            }
+        });
+        Console.WriteLine(json ? JsonSerializer.Serialize(report, SnakeCase) : Describe(report, output, options, start));
+    }
+
+    private static string Describe(QuantizationReport report, string output, QuantizationOptions options, LowRankStartOptions? start)
+    {
+        CultureInfo culture = CultureInfo.InvariantCulture;
+        string name = FourBitCodebook.Of(options.Type).Name;
+        List<string> lines =
+        [
+            string.Create(culture, $"{output}: {report.Matrices} matrices, {report.Weights:N0} weights in {name}, blocks of {options.BlockSize}{(options.DoubleQuantization ? ", scales quantised too" : string.Empty)}"),
+            string.Create(culture, $"bytes: {report.DenseBytes:N0} -> {report.Bytes:N0} ({report.Bytes / (double)report.Weights:F4} a weight); left alone: {report.OtherBytes:N0}"),
+            string.Create(culture, $"relative error of the weights: {report.PlainError:P2}; largest in {report.WorstLayer}: {report.WorstError:P2}"),
+        ];
+        if (start is not null)
+        {
+            lines.Add(string.Create(culture, $"with the {start.Kind} adapter (rank {start.Adapter.Rank}): {report.Error:P2}, {1 - (report.Error / report.PlainError):P1} less; adapter: {report.AdapterFolder}"));
+        }
+
+        return string.Join(Environment.NewLine, lines);
+    }
+}

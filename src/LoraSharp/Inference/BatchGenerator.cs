@@ -1,0 +1,134 @@
+using LoraSharp.Formats;
+using LoraSharp.Formats.Tokenization;
+using LoraSharp.Layers;
+using LoraSharp.Models;
+using LoraSharp.Tensors.Interop;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Inference;
+
+/// <summary>
+/// Generates several texts side by side, padded on the left, until all have ended: for evaluation. Serving has a
+/// scheduler of its own.
+/// </summary>
+/// <param name="model">Stays the caller's.</param>
+/// <param name="tokenizer">Gives the texts; null for token ids only.</param>
+public sealed class BatchGenerator(CausalLanguageModel model, Tokenizer? tokenizer = null)
+{
+    /// <summary>Continues each prompt; the results are in their order.</summary>
+    /// <param name="prompts">Token ids, at least one each.</param>
+    /// <param name="options">Shared by all; row i samples with seed + i.</param>
+    public IReadOnlyList<GeneratedText> Generate(IReadOnlyList<IReadOnlyList<int>> prompts, GenerationOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(prompts);
+        ArgumentNullException.ThrowIfNull(options);
+        options.Validate();
+        int longest = prompts.Count == 0 ? 0 : prompts.Max(p => p.Count);
+        if (prompts.Count == 0 || prompts.Any(p => p.Count == 0))
+        {
+            return prompts.Count == 0 ? [] : throw new LoraSharpException("A prompt has no tokens.");
+        }
+
+        if (model.InvalidatesCache(prompts.Min(p => p.Count), longest + options.MaxTokens))
+        {
+            // Rows would switch their frequencies at different steps.
+            var single = new TextGenerator(model, tokenizer);
+            return [.. prompts.Select((p, i) => single.Generate(p, options with { Sampling = options.Sampling with { Seed = options.Sampling.Seed + i } }))];
+        }
+
+        Row[] rows = [.. prompts.Select((p, i) => new Row(p, options with { Sampling = options.Sampling with { Seed = options.Sampling.Seed + i } }, tokenizer, model.Config.Positions?.Count))];
+        using var scope = NewDisposeScope();
+        using var frozen = no_grad();
+        Tensor mask = Matrix(rows, longest, (row, column) => column >= longest - row.Prompt.Count ? 1 : 0);
+        using var cache = new KeyValueCache(model.LayerCount, mask, longest + Math.Min(options.MaxTokens, 1024));
+        Tensor ids = Matrix(rows, longest, (row, column) => column >= longest - row.Prompt.Count ? row.Prompt[column - longest + row.Prompt.Count] : 0);
+        Tensor positions = Matrix(rows, longest, (row, column) => Math.Max(0, column - longest + row.Prompt.Count));
+        while (true)
+        {
+            using var step = NewDisposeScope();
+            Step(rows, model.Logits(model.Hidden(ids, positions, cache).narrow(1, ids.shape[1] - 1, 1)).squeeze(1));
+            if (Array.TrueForAll(rows, r => r.Ended))
+            {
+                return [.. rows.Select(r => r.Result())];
+            }
+
+            ids = Matrix(rows, 1, (row, _) => row.Last).MoveToOuterDisposeScope();
+            positions = Matrix(rows, 1, (row, _) => row.Position).MoveToOuterDisposeScope();
+        }
+    }
+
+    private static unsafe void Step(Row[] rows, Tensor logits)
+    {
+        Tensor host = logits.to(ScalarType.Float32).cpu().contiguous();
+        int v = checked((int)host.shape[1]);
+        float* values = (float*)AtenTensor.DataPointer(host);
+        for (int i = 0; i < rows.Length; i++)
+        {
+            rows[i].Take(new ReadOnlySpan<float>(values + ((long)i * v), v));
+        }
+    }
+
+    private Tensor Matrix(Row[] rows, int width, Func<Row, int, long> value)
+    {
+        long[] flat = new long[rows.Length * width];
+        for (int i = 0; i < flat.Length; i++)
+        {
+            flat[i] = value(rows[i / width], i % width);
+        }
+
+        using Tensor host = tensor(flat);
+        return host.view(rows.Length, width).to(model.Device);
+    }
+
+    private sealed class Row
+    {
+        private readonly GenerationOptions _options;
+        private readonly Sampler _sampler;
+        private readonly TextStream? _stream;
+        private readonly List<int> _tokens = [];
+        private readonly int _room;
+        private FinishReason _reason = FinishReason.Length;
+
+        public Row(IReadOnlyList<int> prompt, GenerationOptions options, Tokenizer? tokenizer, int? positions)
+        {
+            Prompt = prompt;
+            _options = options;
+            _sampler = new(options.Sampling, prompt);
+            _stream = tokenizer is null ? null : new(tokenizer, options.StopStrings);
+            _room = positions is { } count ? Math.Min(options.MaxTokens, count - prompt.Count + 1) : options.MaxTokens;
+        }
+
+        public IReadOnlyList<int> Prompt { get; }
+
+        public bool Ended { get; private set; }
+
+        public long Last => _tokens[^1];
+
+        public long Position => Prompt.Count + _tokens.Count - 1;
+
+        public void Take(ReadOnlySpan<float> logits)
+        {
+            if (Ended)
+            {
+                return;
+            }
+
+            int token = _sampler.Next(logits);
+            _tokens.Add(token);
+            bool end = !_options.IgnoreEos && _options.EosTokenIds.Contains(token);
+            if (!end)
+            {
+                _stream?.Add(token);
+            }
+
+            _reason = end || _stream?.Stopped == true ? FinishReason.Stop : FinishReason.Length;
+            Ended = _reason == FinishReason.Stop || _tokens.Count >= _room;
+        }
+
+        public GeneratedText Result()
+        {
+            _stream?.Flush();
+            return new(_tokens, _stream?.Text ?? string.Empty, _reason, Prompt.Count);
+        }
+    }
+}
