@@ -8,10 +8,13 @@ switch (args.FirstOrDefault())
         return 0;
     case "train-cpu":
         return TrainCpuBenchmark.Run(args[1..]);
+    case "decode" when args.Length == 2:
+        DecodeBenchmark.Run(args[1]);
+        return 0;
     case "bdn":
         BenchmarkDotNet.Running.BenchmarkSwitcher.FromAssembly(System.Reflection.Assembly.GetExecutingAssembly()).Run(args[1..]);
         return 0;
     default:
-        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | train-cpu MODEL | bdn [BenchmarkDotNet's arguments]");
+        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | train-cpu MODEL | decode MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }

@@ -1,3 +1,4 @@
+using LoraSharp.Kernels.Cpu;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Layers;
@@ -51,6 +52,20 @@ public static class Activations
                     return positive.square();
                 }
         }
+    }
+
+    /// <summary>act(gate)·up of two tensors of one shape: a new tensor.</summary>
+    public static Tensor Gate(this Activation activation, Tensor gate, Tensor up)
+    {
+        ArgumentNullException.ThrowIfNull(gate);
+        ArgumentNullException.ThrowIfNull(up);
+        if (activation == Activation.Silu && CpuKernels.Take(gate) && gate.dtype == up.dtype && gate.is_contiguous() && up.is_contiguous())
+        {
+            return SiluProductKernel.Forward(gate, up);
+        }
+
+        using Tensor active = activation.Apply(gate);
+        return active * up;
     }
 
     // TorchSharp's gelu has no 'approximate': 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), Hendrycks & Gimpel 2016.

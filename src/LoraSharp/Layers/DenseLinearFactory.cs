@@ -1,3 +1,5 @@
+using LoraSharp.Kernels.Cpu;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Layers;
@@ -53,13 +55,16 @@ public sealed class DenseLinear : LinearLayer
 {
     private readonly Tensor _weight;
     private readonly Tensor? _bias;
+    private readonly bool _isFewRowsKernel;
 
     /// <summary>Takes ownership of both tensors.</summary>
     public DenseLinear(LinearSpec spec, Tensor weight, Tensor? bias)
         : base(spec)
     {
+        ArgumentNullException.ThrowIfNull(weight);
         _weight = weight;
         _bias = bias;
+        _isFewRowsKernel = weight.device_type == DeviceType.CPU && weight.dtype is ScalarType.Float32 or ScalarType.BFloat16 && weight.is_contiguous();
     }
 
     /// <summary>W [f, k]; owned by the layer.</summary>
@@ -82,7 +87,20 @@ public sealed class DenseLinear : LinearLayer
     }
 
     /// <inheritdoc/>
-    public override Tensor Forward(Tensor x) => nn.functional.linear(x, _weight, _bias!);
+    public override Tensor Forward(Tensor x)
+    {
+        ArgumentNullException.ThrowIfNull(x);
+        long k = Spec.InFeatures;
+        long rows = _isFewRowsKernel && CpuKernels.Take(x) && x.dtype == _weight.dtype && x.is_contiguous() ? x.NumberOfElements / k : long.MaxValue;
+        if (rows > MatrixVector.MostRows)
+        {
+            return nn.functional.linear(x, _weight, _bias!);
+        }
+
+        long[] shape = x.shape;
+        shape[^1] = Spec.OutFeatures;
+        return MatrixVector.Multiply(x, _weight, _bias, rows, k, Spec.OutFeatures, shape);
+    }
 
     /// <inheritdoc/>
     public override Tensor DenseWeight() => _weight.alias();

@@ -1,4 +1,5 @@
 using LoraSharp.Formats;
+using LoraSharp.Kernels.Cpu;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Layers;
@@ -50,7 +51,11 @@ public sealed class KeyValueCache : AttentionContext, IDisposable
         if (s == 1 && _promptMask is null)
         {
             long visible = spec.Window is { } w ? Math.Min(w, t) : t;
-            return AttentionMath.Plain(query, cache.Keys.narrow(2, t - visible, visible), cache.Values.narrow(2, t - visible, visible), spec, null).MoveToOuterDisposeScope();
+            Tensor recentKeys = cache.Keys.narrow(2, t - visible, visible);
+            Tensor recentValues = cache.Values.narrow(2, t - visible, visible);
+            return (CpuKernels.Take(query) && query.dtype == key.dtype && spec.Sinks?.dtype is null or ScalarType.Float32 or ScalarType.BFloat16
+                ? Kernel(query, recentKeys, recentValues, spec)
+                : AttentionMath.Plain(query, recentKeys, recentValues, spec, null)).MoveToOuterDisposeScope();
         }
 
         bool fuse = AttentionMath.CanFuse(spec, query, value);
@@ -94,6 +99,9 @@ public sealed class KeyValueCache : AttentionContext, IDisposable
         ForgetMasks();
         _promptMask?.Dispose();
     }
+
+    private static Tensor Kernel(Tensor query, Tensor keys, Tensor values, AttentionSpec spec) =>
+        DecodeAttention.Attend(query.contiguous(), keys, values, new((float)spec.Scale, (float)(spec.SoftCap ?? 0)), spec.Sinks?.to(query.dtype));
 
     // [b|1, 1, s, t]: key slots dropped.. against query slots past..past+s.
     private Tensor Mask(long past, long s, long dropped, long t, int window, Device device)

@@ -1,3 +1,4 @@
+using LoraSharp.Kernels.Cpu;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Layers;
@@ -91,6 +92,11 @@ public sealed class NormLayer : IDisposable
 
     private Tensor Rms(Tensor x)
     {
+        if (CpuKernels.Take(x) && _weight!.dtype == x.dtype && x.is_contiguous())
+        {
+            return RmsNormKernel.Forward(x, _weight, _spec.Epsilon, _spec.Kind == NormKind.RmsUnitOffset ? 1 : 0, _spec.Kind == NormKind.Rms);
+        }
+
         using var scope = NewDisposeScope();
         Tensor wide = x.to(ScalarType.Float32);
         Tensor scaled = wide * (wide.square().mean([-1], keepdim: true) + _spec.Epsilon).rsqrt();

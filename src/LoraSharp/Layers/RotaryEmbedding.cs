@@ -1,3 +1,4 @@
+using LoraSharp.Kernels.Cpu;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Layers;
@@ -45,6 +46,11 @@ public static class RotaryEmbedding
     {
         ArgumentNullException.ThrowIfNull(x);
         ArgumentNullException.ThrowIfNull(angles);
+        if (CpuKernels.Take(x) && angles.Cos.dtype == x.dtype && x.stride(3) == 1)
+        {
+            return RotaryKernel.Apply(x, angles.Cos, angles.Sin, angles.Spec.Rotated, angles.Spec.Interleaved);
+        }
+
         using var scope = NewDisposeScope();
         int dimensions = angles.Spec.Rotated;
         long size = x.shape[^1];

@@ -76,7 +76,7 @@ internal sealed class GatedFeedForward : FeedForwardLayer
             up = _up.Forward(x);
         }
 
-        return _down.Forward(_activation.Apply(gate) * up).MoveToOuterDisposeScope();
+        return _down.Forward(_activation.Gate(gate, up)).MoveToOuterDisposeScope();
     }
 }
 

@@ -1,0 +1,54 @@
+using System.Runtime.Intrinsics;
+using LoraSharp.Tensors.Interop;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Kernels.Cpu;
+
+/// <summary>silu(gate) · up in one pass.</summary>
+internal static unsafe class SiluProductKernel
+{
+    private const long Grain = 1 << 13;
+
+    /// <summary>Two contiguous tensors of one shape and type → a new one.</summary>
+    public static Tensor Forward(Tensor gate, Tensor up)
+    {
+        Tensor y = empty_like(gate);
+        void* g = (void*)AtenTensor.DataPointer(gate), u = (void*)AtenTensor.DataPointer(up), output = (void*)AtenTensor.DataPointer(y);
+        if (gate.dtype == ScalarType.Float32)
+        {
+            var work = new Work<Single32> { Gate = g, Up = u, Y = output };
+            ParallelRange.For(0, gate.NumberOfElements, Grain, ref work);
+        }
+        else
+        {
+            var work = new Work<Brain16> { Gate = g, Up = u, Y = output };
+            ParallelRange.For(0, gate.NumberOfElements, Grain, ref work);
+        }
+
+        return y;
+    }
+
+    private struct Work<T> : IRangeWork
+        where T : struct, IElement
+    {
+        public void* Gate;
+        public void* Up;
+        public void* Y;
+
+        public readonly void Run(long begin, long end)
+        {
+            long i = begin;
+            for (; i + 16 <= end; i += 16)
+            {
+                Vector512<float> g = T.Load(Gate, i);
+                T.Store(Y, i, g / (Vector512<float>.One + Vector512.Exp(-g)) * T.Load(Up, i));
+            }
+
+            for (; i < end; i++)
+            {
+                float g = T.Get(Gate, i);
+                T.Set(Y, i, g / (1 + MathF.Exp(-g)) * T.Get(Up, i));
+            }
+        }
+    }
+}
