@@ -13,7 +13,7 @@ internal static unsafe class FourBitBenchmark
     public static void Run()
     {
         NativeRuntime.EnsureLoaded();
-        set_num_threads(Environment.ProcessorCount);
+        set_num_threads(int.TryParse(Environment.GetEnvironmentVariable("OMP_NUM_THREADS"), out int threads) ? threads : Environment.ProcessorCount);
         Console.WriteLine($"{Environment.ProcessorCount} threads, {VectorWidths.Best}");
         Blocks();
         foreach ((int f, int k) in ((int, int)[])[(2048, 2048), (8192, 2048), (2048, 8192), (4096, 4096), (576, 1536)])
@@ -77,7 +77,7 @@ internal static unsafe class FourBitBenchmark
             double Time(VectorWidth width) => width > VectorWidths.Best ? double.NaN : Stopwatches.Fastest(() =>
             {
                 int i = turn++ % copies;
-                FourBitMultiplier.Multiply(packed + ((long)i * f * k / 2), new ScaleTable(absmax + ((long)i * f * k / 64)), 64, FourBitCodebook.Nf4, (float*)AtenTensor.DataPointer(x), (float*)AtenTensor.DataPointer(y), m, k, f, width);
+                FourBitMultiplier.Multiply(packed + ((long)i * f * k / 2), new ScaleTable(absmax + ((long)i * f * k / 64)), 64, FourBitCodebook.Nf4, (void*)AtenTensor.DataPointer(x), (void*)AtenTensor.DataPointer(y), ElementType.F32, m, k, f, width);
             });
         }
 

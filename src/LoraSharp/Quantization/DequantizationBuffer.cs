@@ -22,14 +22,14 @@ public sealed class DequantizationBuffer : IDisposable
     /// <param name="weight">The matrix.</param>
     /// <param name="dtype">Compute type.</param>
     /// <param name="work">From [f, k] to a new tensor that does not share its memory.</param>
-    public Tensor Use(FourBitWeight weight, ScalarType dtype, Func<Tensor, Tensor> work)
+    public Tensor Use(IQuantizedMatrix weight, ScalarType dtype, Func<Tensor, Tensor> work)
     {
         ArgumentNullException.ThrowIfNull(weight);
         ArgumentNullException.ThrowIfNull(work);
         lock (_lock)
         {
             long count = weight.Rows * weight.Columns;
-            Device device = weight.Packed.device;
+            Device device = weight.Device;
             if (_memory is null || _memory.dtype != dtype || _memory.NumberOfElements < count || _memory.device != device)
             {
                 _memory?.Dispose();

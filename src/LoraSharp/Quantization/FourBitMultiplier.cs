@@ -28,25 +28,27 @@ internal static unsafe class FourBitMultiplier
     /// <param name="scales">One a block.</param>
     /// <param name="blockSize">Values a block; divides k.</param>
     /// <param name="codebook">NF4 or FP4.</param>
-    /// <param name="x">[m, k].</param>
-    /// <param name="y">[m, f].</param>
+    /// <param name="x">[m, k], float32 or bfloat16.</param>
+    /// <param name="y">[m, f], of the type of x.</param>
+    /// <param name="type">F32 or BF16.</param>
     /// <param name="m">Rows of X.</param>
     /// <param name="k">Columns of W.</param>
     /// <param name="f">Rows of W.</param>
     /// <param name="width">Which version of the kernel.</param>
     /// <param name="rounding">Type that weights are rounded to first (<see cref="BlockTable"/>); F32 for none.</param>
-    public static void Multiply(byte* packed, ScaleTable scales, int blockSize, FourBitCodebook codebook, float* x, float* y, int m, int k, int f, VectorWidth width, ElementType rounding = ElementType.F32)
+    public static void Multiply(byte* packed, ScaleTable scales, int blockSize, FourBitCodebook codebook, void* x, void* y, ElementType type, int m, int k, int f, VectorWidth width, ElementType rounding = ElementType.F32)
     {
         float* values = stackalloc float[16];
         codebook.Values.CopyTo(new Span<float>(values, 16));
-        float[] rented = ArrayPool<float>.Shared.Rent((m * k) + 16);
+        float[] rented = ArrayPool<float>.Shared.Rent((m * k) + (type == ElementType.F32 ? 0 : m * f) + 16);
         try
         {
             fixed (float* start = rented)
             {
                 // A 512-bit load that crosses a cache line costs two: from the next multiple of 64 bytes on none does.
                 float* split = (float*)(((nuint)start + 63) & ~(nuint)63);
-                Split(x, split, (long)m * k);
+                float* sums = type == ElementType.F32 ? (float*)y : split + (m * k);
+                Split(x, type, split, (long)m * k);
                 var work = new Work
                 {
                     Packed = packed,
@@ -54,7 +56,7 @@ internal static unsafe class FourBitMultiplier
                     BlockSize = blockSize,
                     Codebook = values,
                     X = split,
-                    Y = y,
+                    Y = sums,
                     M = m,
                     K = k,
                     F = f,
@@ -64,6 +66,10 @@ internal static unsafe class FourBitMultiplier
 
                 // About 100k weights, 5 µs, a thread at least.
                 ParallelRange.For(0, f, Math.Max(1, 100_000 / k), ref work);
+                if (type == ElementType.BF16)
+                {
+                    HalfConversion.SingleToBFloat16(sums, (ushort*)y, (long)m * f);
+                }
             }
         }
         finally
@@ -76,14 +82,24 @@ internal static unsafe class FourBitMultiplier
     /// Of every 32 values the 16 even ones, then the 16 odd ones: so the high halves of 16 bytes meet one vector and the
     /// low halves the next, and codes need no shuffling.
     /// </summary>
-    private static void Split(float* x, float* split, long count)
+    private static void Split(void* x, ElementType type, float* split, long count)
     {
         for (long i = 0; i < count; i += 32)
         {
+            if (type == ElementType.BF16)
+            {
+                // In each pair of bfloat16s the even one is the low half.
+                Vector512<uint> pairs = Vector512.Load((uint*)((ushort*)x + i));
+                (pairs << 16).AsSingle().Store(split + i);
+                (pairs & Vector512.Create(0xFFFF0000)).AsSingle().Store(split + i + 16);
+                continue;
+            }
+
+            float* piece = (float*)x + i;
             for (int j = 0; j < 16; j++)
             {
-                split[i + j] = x[i + (2 * j)];
-                split[i + 16 + j] = x[i + (2 * j) + 1];
+                split[i + j] = piece[2 * j];
+                split[i + 16 + j] = piece[(2 * j) + 1];
             }
         }
     }

@@ -11,7 +11,7 @@ namespace LoraSharp.Quantization;
 /// A matrix [f, k] in 4 bits: packed codes, a scale a block of the flattened matrix, and, doubly quantised, the scales'
 /// own scales. On a CPU the kernels of this room work on it in place; elsewhere the same in tensor operators does.
 /// </summary>
-public sealed unsafe class FourBitWeight : IDisposable
+public sealed unsafe class FourBitWeight : IQuantizedMatrix
 {
     private readonly Tensor _packed;
     private readonly Tensor _absmax;
@@ -81,9 +81,12 @@ public sealed unsafe class FourBitWeight : IDisposable
     /// <summary>Bytes of codes and scales: what the matrix costs.</summary>
     public long Bytes => new[] { _packed, _absmax, _nested }.OfType<Tensor>().Sum(t => t.NumberOfElements * t.ElementSize);
 
-    /// <summary>Whether <see cref="Multiply"/> takes x of this many rows.</summary>
-    public bool CanMultiply(long rows) =>
-        rows <= FourBitMultiplier.MostRows && _packed.device_type == DeviceType.CPU && FourBitMultiplier.Supports(Columns, BlockSize);
+    /// <inheritdoc/>
+    public Device Device => _packed.device;
+
+    /// <inheritdoc/>
+    public bool CanMultiply(long rows, ScalarType dtype) => dtype is ScalarType.Float32 or ScalarType.BFloat16
+        && rows <= FourBitMultiplier.MostRows && _packed.device_type == DeviceType.CPU && FourBitMultiplier.Supports(Columns, BlockSize);
 
     /// <summary>Quantises a matrix in its own precision.</summary>
     /// <param name="matrix">[f, k], contiguous, float32, bfloat16 or float16, on the CPU.</param>
@@ -123,14 +126,6 @@ public sealed unsafe class FourBitWeight : IDisposable
         return new FourBitWeight(codebook, options.BlockSize, matrix.shape[0], matrix.shape[1], matrix.dtype, Kept(packed), Kept(absmax), nested is null ? null : Kept(nested), offset);
 
         Tensor Kept(Tensor tensor) => tensor.to(device).DetachFromDisposeScope();
-    }
-
-    /// <summary>The matrix [f, k] in a floating-point type, as a tensor the caller disposes.</summary>
-    public Tensor Dequantize(ScalarType dtype)
-    {
-        Tensor target = empty([Rows, Columns], dtype, _packed.device);
-        DequantizeInto(target);
-        return target;
     }
 
     /// <summary>Writes the matrix into a contiguous tensor [f, k] on the same device.</summary>
@@ -175,13 +170,13 @@ public sealed unsafe class FourBitWeight : IDisposable
         return values.to(DType).view(Rows, Columns).MoveToOuterDisposeScope();
     }
 
-    /// <summary>x·Wᵀ for few rows, without dequantising W into memory: x [m, k] float32 contiguous → [m, f] float32.</summary>
+    /// <inheritdoc/>
     public Tensor Multiply(Tensor x)
     {
         ArgumentNullException.ThrowIfNull(x);
         long rows = x.shape[0];
-        Tensor y = empty([rows, Rows], ScalarType.Float32);
-        FourBitMultiplier.Multiply((byte*)AtenTensor.DataPointer(_packed), Scales(), BlockSize, Codebook, (float*)AtenTensor.DataPointer(x), (float*)AtenTensor.DataPointer(y), (int)rows, (int)Columns, (int)Rows, VectorWidths.Best, DType.ToElementType());
+        Tensor y = empty([rows, Rows], x.dtype);
+        FourBitMultiplier.Multiply((byte*)AtenTensor.DataPointer(_packed), Scales(), BlockSize, Codebook, (void*)AtenTensor.DataPointer(x), (void*)AtenTensor.DataPointer(y), x.dtype.ToElementType(), (int)rows, (int)Columns, (int)Rows, VectorWidths.Best, DType.ToElementType());
         return y;
     }
 

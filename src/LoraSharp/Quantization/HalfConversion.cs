@@ -35,9 +35,21 @@ internal static unsafe class HalfConversion
     /// <summary>float32 → bfloat16 of finite values.</summary>
     public static void SingleToBFloat16(float* source, ushort* target, long count)
     {
-        for (long i = 0; i < count; i++)
+        long i = 0;
+        for (; i + 16 <= count; i += 16)
+        {
+            Vector256.Narrow(Round(Vector256.Load(source + i)), Round(Vector256.Load(source + i + 8))).Store(target + i);
+        }
+
+        for (; i < count; i++)
         {
             target[i] = ToBFloat16(source[i]);
+        }
+
+        static Vector256<uint> Round(Vector256<float> values)
+        {
+            Vector256<uint> bits = values.AsUInt32();
+            return (bits + Vector256.Create(0x7FFFu) + ((bits >> 16) & Vector256<uint>.One)) >> 16;
         }
     }
 

@@ -54,7 +54,7 @@ public sealed class Nf4LinearFactory : ILinearFactory, IDisposable
 
         QuantizedBytes += weight.Bytes;
         QuantizedWeights += weight.Rows * weight.Columns;
-        return new Nf4Linear(spec, weight, spec.HasBias ? weights.Read(spec.Name + ".bias", [spec.OutFeatures]).DetachFromDisposeScope() : null, _buffer);
+        return new QuantizedLinear(spec, weight, spec.HasBias ? weights.Read(spec.Name + ".bias", [spec.OutFeatures]).DetachFromDisposeScope() : null, _buffer);
     }
 
     /// <inheritdoc/>

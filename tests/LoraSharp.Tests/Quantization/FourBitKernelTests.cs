@@ -199,7 +199,7 @@ public sealed unsafe class FourBitKernelTests : IDisposable
                 fixed (byte* p = packed)
                 fixed (float* a = absmax, xs = x, ys = y)
                 {
-                    FourBitMultiplier.Multiply(p, new ScaleTable(a), blockSize, FourBitCodebook.Nf4, xs, ys, rows, k, f, width);
+                    FourBitMultiplier.Multiply(p, new ScaleTable(a), blockSize, FourBitCodebook.Nf4, xs, ys, ElementType.F32, rows, k, f, width);
                 }
 
                 for (int i = 0; i < y.Length; i++)

@@ -47,7 +47,7 @@ public sealed class Nf4LinearTests
         var spec = new LinearSpec("layer", 128, 96, HasBias: true);
         Tensor matrix = randn(96, 128).to(ScalarType.BFloat16);
         using var buffer = new DequantizationBuffer();
-        using var layer = new Nf4Linear(spec, FourBitWeight.Quantize(matrix, "w", Options, CPU), randn(96).DetachFromDisposeScope(), buffer);
+        using var layer = new QuantizedLinear(spec, FourBitWeight.Quantize(matrix, "w", Options, CPU), randn(96).DetachFromDisposeScope(), buffer);
         using Tensor dense = layer.DenseWeight();
         Assert.Equal(ScalarType.BFloat16, dense.dtype);
         Tensor x = randn(2, rows, 128, requires_grad: true);
@@ -69,7 +69,7 @@ public sealed class Nf4LinearTests
     public void GraphsFreeTheirNodesAndTensors()
     {
         using var buffer = new DequantizationBuffer();
-        using var layer = new Nf4Linear(new LinearSpec("layer", 64, 64, false), FourBitWeight.Quantize(randn(64, 64), "w", Options, CPU), null, buffer);
+        using var layer = new QuantizedLinear(new LinearSpec("layer", 64, 64, false), FourBitWeight.Quantize(randn(64, 64), "w", Options, CPU), null, buffer);
         long after = 0;
         for (int step = 0; step < 6; step++)
         {
@@ -150,7 +150,7 @@ public sealed class Nf4LinearTests
         using var factory = new Nf4LinearFactory(null, new DenseLinearFactory());
         using LinearLayer layer = factory.CreateLinear(new LinearSpec("model.layers.0.self_attn.q_proj", 128, 128, false), reader);
         using LinearLayer head = factory.CreateLinear(new LinearSpec("lm_head", 128, 160, false) { IsOutputHead = true }, reader);
-        Assert.IsType<Nf4Linear>(layer);
+        Assert.IsType<QuantizedLinear>(layer);
         Assert.IsType<DenseLinear>(head);
         using Tensor weight = layer.DenseWeight();
         Assert.True(dense.equal(weight.to(ScalarType.Float32)).all().item<bool>());
@@ -168,7 +168,7 @@ public sealed class Nf4LinearTests
         using LinearLayer router = factory.CreateLinear(new LinearSpec("model.layers.0.self_attn.q_proj", 128, 128, false) { KeepPrecision = true }, reader);
         using LinearLayer second = factory.CreateLinear(new LinearSpec("model.layers.1.mlp.up_proj", 128, 192, false), reader);
         using LinearLayer head = factory.CreateLinear(new LinearSpec("lm_head", 128, 160, false) { IsOutputHead = true }, reader);
-        Assert.IsType<Nf4Linear>(up);
+        Assert.IsType<QuantizedLinear>(up);
         Assert.All([down, router, second, head], layer => Assert.IsType<DenseLinear>(layer));
 
         using LinearLayer missing = factory.CreateLinear(new LinearSpec("model.layers.9.mlp.up_proj", 128, 192, false), reader);

@@ -5,13 +5,13 @@ using static TorchSharp.torch;
 namespace LoraSharp.Quantization;
 
 /// <summary>
-/// y = x·Wᵀ + b with W frozen in 4 bits (QLoRA, section 3): dequantised to x's type for the product and forgotten.
+/// y = x·Wᵀ + b with W frozen in few bits (QLoRA, section 3): dequantised to x's type for the product and forgotten.
 /// Backward dequantises again and gives dX only, so that nothing of W's size is kept between the two. A few rows on a
 /// CPU are multiplied straight from the codes.
 /// </summary>
-public sealed class Nf4Linear : LinearLayer
+public sealed class QuantizedLinear : LinearLayer
 {
-    private readonly FourBitWeight _weight;
+    private readonly IQuantizedMatrix _weight;
     private readonly Tensor? _bias;
     private readonly DequantizationBuffer _buffer;
 
@@ -20,7 +20,7 @@ public sealed class Nf4Linear : LinearLayer
     /// <param name="weight">W [f, k].</param>
     /// <param name="bias">[f] in the compute type, or null.</param>
     /// <param name="buffer">Shared by the model's layers.</param>
-    public Nf4Linear(LinearSpec spec, FourBitWeight weight, Tensor? bias, DequantizationBuffer buffer)
+    public QuantizedLinear(LinearSpec spec, IQuantizedMatrix weight, Tensor? bias, DequantizationBuffer buffer)
         : base(spec)
     {
         _weight = weight;
@@ -29,7 +29,7 @@ public sealed class Nf4Linear : LinearLayer
     }
 
     /// <summary>W; owned by the layer.</summary>
-    public FourBitWeight Weight => _weight;
+    public IQuantizedMatrix Weight => _weight;
 
     /// <inheritdoc/>
     public override Tensor? Bias => _bias;
@@ -86,18 +86,18 @@ public sealed class Nf4Linear : LinearLayer
     private Tensor Product(Tensor x, Tensor? bias)
     {
         long rows = x.NumberOfElements / Spec.InFeatures;
-        if (!_weight.CanMultiply(rows))
+        if (!_weight.CanMultiply(rows, x.dtype))
         {
             return _buffer.Use(_weight, x.dtype, w => nn.functional.linear(x, w, bias!));
         }
 
         using var scope = NewDisposeScope();
-        Tensor y = _weight.Multiply(x.detach().reshape(rows, Spec.InFeatures).to(ScalarType.Float32).contiguous());
+        Tensor y = _weight.Multiply(x.detach().reshape(rows, Spec.InFeatures).contiguous());
         if (bias is not null)
         {
-            y = y + bias;
+            y.add_(bias);
         }
 
-        return y.to(x.dtype).view([.. x.shape[..^1], Spec.OutFeatures]).MoveToOuterDisposeScope();
+        return y.view([.. x.shape[..^1], Spec.OutFeatures]).MoveToOuterDisposeScope();
     }
 }
