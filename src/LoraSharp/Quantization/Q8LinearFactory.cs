@@ -1,0 +1,50 @@
+using LoraSharp.Formats;
+using LoraSharp.Layers;
+using LoraSharp.Tensors;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Quantization;
+
+/// <summary>
+/// Linear layers in bytes (GGUF's Q8_0), for decoding faster than bfloat16 without a loss that shows: the weights of a
+/// Q8_0 file are kept as they are, others are rounded to it while loading. The output head is included; embeddings,
+/// routers and rows that are no whole blocks come from the inner factory. Dispose it after the model.
+/// </summary>
+/// <param name="inner">Makes everything that is not quantised.</param>
+public sealed class Q8LinearFactory(ILinearFactory inner) : ILinearFactory, IDisposable
+{
+    private readonly DequantizationBuffer _buffer = new();
+
+    /// <inheritdoc/>
+    public LinearLayer CreateLinear(LinearSpec spec, WeightReader weights)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        ArgumentNullException.ThrowIfNull(weights);
+        string name = spec.TiedTo ?? spec.Name + ".weight";
+        bool transposed = spec.IsConv1D && spec.TiedTo is null;
+        long[] shape = transposed ? [spec.InFeatures, spec.OutFeatures] : [spec.OutFeatures, spec.InFeatures];
+        if (spec.KeepPrecision || !Q8Weight.Supports(spec.InFeatures) || !weights.Source.Tensors.TryGetValue(name, out TensorInfo? info) || !info.Shape.SequenceEqual(shape))
+        {
+            return inner.CreateLinear(spec, weights);
+        }
+
+        weights.Ignore(name);
+        Q8Weight weight;
+        using (NewDisposeScope())
+        {
+            Tensor matrix = TensorBytes.ToTensor(weights.Source.Read(name), null, CPU);
+            weight = Q8Weight.Quantize(transposed ? matrix.t() : matrix, name, weights.Device);
+        }
+
+        return new QuantizedLinear(spec, weight, spec.HasBias ? weights.Read(spec.Name + ".bias", [spec.OutFeatures]).DetachFromDisposeScope() : null, _buffer);
+    }
+
+    /// <inheritdoc/>
+    public EmbeddingLayer CreateEmbedding(EmbeddingSpec spec, WeightReader weights) => inner.CreateEmbedding(spec, weights);
+
+    /// <inheritdoc/>
+    public Tensor CreateParameter(string name, IReadOnlyList<long> shape, WeightReader weights) => inner.CreateParameter(name, shape, weights);
+
+    /// <summary>Frees the shared buffer.</summary>
+    public void Dispose() => _buffer.Dispose();
+}
