@@ -3,14 +3,18 @@ using LoraSharp.Formats;
 using LoraSharp.Formats.Gguf;
 using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Peft;
+using LoraSharp.Quantization;
 
 namespace LoraSharp.Cli.Commands;
 
 /// <summary>Models and adapters as users name them on the command line.</summary>
 internal static class AdapterInputs
 {
-    /// <summary>A model's folder or .gguf file.</summary>
-    public static ModelSource Model(string name) =>
+    /// <summary>A model's folder or .gguf file; a bitsandbytes checkpoint is seen dequantised.</summary>
+    public static ModelSource Model(string name) => BitsAndBytesSource.Unwrap(StoredModel(name));
+
+    /// <summary>A model's folder or .gguf file as it is stored.</summary>
+    public static ModelSource StoredModel(string name) =>
         name.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufCheckpoint.OpenModel(name) : ModelSource.OpenFolder(name);
 
     /// <summary>An adapter's folder.</summary>

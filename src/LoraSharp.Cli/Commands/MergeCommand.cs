@@ -2,6 +2,7 @@ using System.CommandLine;
 using LoraSharp.Adapters.Merging;
 using LoraSharp.Formats;
 using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Quantization;
 
 namespace LoraSharp.Cli.Commands;
 
@@ -48,6 +49,11 @@ internal static class MergeCommand
     {
         ElementType? stored = settings.DType switch { "float32" => ElementType.F32, "bfloat16" => ElementType.BF16, "float16" => ElementType.F16, _ => null };
         MergeReport report = AdapterMerger.Merge(source, adapters, settings.Output, new MergeOptions { Unmerge = settings.Unmerge, StoredType = stored });
+        if (source.Tensors is BitsAndBytesSource { FourBitCount: > 0 })
+        {
+            report = report with { Notes = [.. report.Notes, "The base was in 4 bits; the merged model no longer is. To have it in 4 bits again, with the loss measured: lora quantize --adapter."] };
+        }
+
         MergeProbeReport? measured = null;
         if (settings.ProbeTokens > 0)
         {

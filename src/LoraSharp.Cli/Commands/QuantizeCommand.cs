@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.Globalization;
-using System.Text.Json;
 using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Formats.HuggingFace;
@@ -11,11 +10,11 @@ namespace LoraSharp.Cli.Commands;
 /// <summary><c>lora quantize</c>: a checkpoint in 4 bits, as bitsandbytes and transformers read it.</summary>
 internal static class QuantizeCommand
 {
-    private static readonly JsonSerializerOptions SnakeCase = new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower };
-
     internal static Command Create()
     {
         Option<string> model = CommonOptions.Model();
+        Option<string[]> adapters = CommonOptions.Adapters();
+        adapters.Description = "Merge these adapters first (PATH or PATH=WEIGHT); what quantising then costs is measured on logits. The base may be in 4 bits itself.";
         Option<string?> modelType = CommonOptions.ModelType();
         Option<bool> json = CommonOptions.Json();
         var output = new Option<string>("--output") { Description = "Folder to write.", Required = true, HelpName = "DIR" };
@@ -31,7 +30,7 @@ internal static class QuantizeCommand
         var iterations = new Option<int>("--iterations") { Description = "Rounds of quantising and decomposing.", HelpName = "N", DefaultValueFactory = _ => 5 };
         var command = new Command("quantize", "Write the model as a 4-bit checkpoint that bitsandbytes and transformers open.\n\nExample: lora quantize --model ./llama --output ./llama-nf4 --double-quant")
         {
-            model, output, type, twice, block, skip, init, rank, alpha, iterations, modelType, json,
+            model, adapters, output, type, twice, block, skip, init, rank, alpha, iterations, modelType, json,
         };
         command.SetAction(result =>
         {
@@ -46,28 +45,51 @@ internal static class QuantizeCommand
                 kind == "loftq" ? LowRankStartKind.LoftQ : LowRankStartKind.QPissa,
                 new LoraOptions { Rank = result.GetValue(rank), Alpha = result.GetValue(alpha) },
                 Math.Max(1, result.GetValue(iterations)));
-            Run(result.GetValue(model)!, result.GetValue(output)!, options, start, result.GetValue(modelType), result.GetValue(json));
+            Run(result.GetValue(model)!, result.GetValue(adapters)!, result.GetValue(output)!, options, start, result.GetValue(modelType), result.GetValue(json));
         });
         return command;
     }
 
-    private static void Run(string model, string output, QuantizationOptions options, LowRankStartOptions? start, string? modelType, bool json)
+    private static void Run(string model, IReadOnlyList<string> adapters, string output, QuantizationOptions options, LowRankStartOptions? start, string? modelType, bool json)
     {
         if (File.Exists(output))
         {
             throw new LoraSharpException($"{output}: is a file. Expected a folder, or a name that is free.");
         }
 
-        using ModelSource source = ModelSource.OpenFolder(model);
         bool live = !json && !Console.IsErrorRedirected;
-        QuantizationReport report = CheckpointQuantizer.Quantize(source, output, options, start, modelType, (done, all) =>
+        void Progress(int done, int all)
         {
             if (live)
             {
                 Console.Error.Write($"\rquantising {done}/{all}{(done == all ? "\n" : string.Empty)}");
             }
-        });
-        Console.WriteLine(json ? JsonSerializer.Serialize(report, SnakeCase) : Describe(report, output, options, start));
+        }
+
+        if (adapters.Count == 0)
+        {
+            using ModelSource source = AdapterInputs.StoredModel(model);
+            Print(CheckpointQuantizer.Quantize(source, output, options, start, modelType, Progress), null);
+            return;
+        }
+
+        MergedQuantization merged = QuantizedMerge.Run(model, adapters, output, options, start, modelType, Progress);
+        Print(merged.Report, merged.Probe);
+
+        void Print(QuantizationReport report, MergeProbeReport? probe)
+        {
+            if (json)
+            {
+                CommandJson.Write(new { output, report, probe });
+                return;
+            }
+
+            Console.WriteLine(Describe(report, output, options, start));
+            if (probe is not null)
+            {
+                Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"merged and quantised again, against base with adapter: logits differ by up to {probe.MaxLogitDifference:G3} (largest logit {probe.MaxLogit:G3}; the adapter itself changes them by up to {probe.AdapterEffect:G3}); top token changed at {probe.TopTokenChanges} of {probe.Positions} positions"));
+            }
+        }
     }
 
     private static string Describe(QuantizationReport report, string output, QuantizationOptions options, LowRankStartOptions? start)
