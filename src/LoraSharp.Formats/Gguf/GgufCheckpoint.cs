@@ -3,6 +3,7 @@ using System.Text.Json.Nodes;
 using LoraSharp.Formats.Gguf.Mapping;
 using LoraSharp.Formats.Gguf.Tokenization;
 using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Formats.Tokenization;
 
 namespace LoraSharp.Formats.Gguf;
 
@@ -54,6 +55,10 @@ public sealed unsafe class GgufCheckpoint : ITensorSource
     public JsonObject? TokenizerConfig() => GgufVocabulary.Of(_file) is { } vocabulary
         ? GgufTokenizerReader.TokenizerConfig(vocabulary, ChatTemplate, new GgufModelMetadata(_file, Architecture.Name).Integer("context_length"))
         : null;
+
+    /// <summary>The tokenizer; null when the file carries none.</summary>
+    /// <exception cref="MalformedFileException">It is of a kind that is not supported, or inconsistent.</exception>
+    public Tokenizer? Tokenizer() => GgufVocabulary.Of(_file) is { } vocabulary ? GgufTokenizerReader.Tokenizer(vocabulary) : null;
 
     internal GgufArchitecture Architecture { get; }
 

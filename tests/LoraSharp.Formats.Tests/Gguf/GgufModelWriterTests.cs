@@ -21,7 +21,7 @@ public sealed class GgufModelWriterTests
     {
         using var folder = new TemporaryFolder();
         string path = folder.File("m.gguf");
-        using ModelSource source = ModelSource.OpenFolder(Fixtures.ReferenceOrSkip("fixtures/models/" + name));
+        using ModelSource source = ModelSource.OpenFolder(Fixtures.Path("models/" + name));
         GgufModelWriter.Write(path, source.Tensors, source.Config, SomeTokenizer(160), new GgufExportOptions { Type = GgufTensorType.F32 });
         if (Environment.GetEnvironmentVariable("LORASHARP_KEEP_GGUF") is { Length: > 0 } keep)
         {
@@ -85,7 +85,7 @@ public sealed class GgufModelWriterTests
     [Fact]
     public void Rows_that_fill_no_blocks_fall_back_and_say_so()
     {
-        using ModelSource source = ModelSource.OpenFolder(Fixtures.ReferenceOrSkip("fixtures/models/llama"));
+        using ModelSource source = ModelSource.OpenFolder(Fixtures.Path("models/llama"));
         using var folder = new TemporaryFolder();
         GgufExportResult result = GgufModelWriter.Write(folder.File("m.gguf"), source.Tensors, source.Config, new GgufTokenizerFiles(), new GgufExportOptions { Type = GgufTensorType.Q4_K });
         Assert.Contains(result.Warnings, w => w.Contains("written as f16", StringComparison.Ordinal));
@@ -96,7 +96,7 @@ public sealed class GgufModelWriterTests
     [Fact]
     public void What_llama_cpp_would_compute_otherwise_is_refused()
     {
-        using ModelSource source = ModelSource.OpenFolder(Fixtures.ReferenceOrSkip("fixtures/models/llama"));
+        using ModelSource source = ModelSource.OpenFolder(Fixtures.Path("models/llama"));
         var config = (JsonObject)source.Config.DeepClone();
         config["hidden_act"] = "relu";
         using var folder = new TemporaryFolder();

@@ -1,4 +1,6 @@
+using System.Text;
 using System.Text.Json.Nodes;
+using LoraSharp.Formats.Tokenization;
 
 namespace LoraSharp.Formats.Gguf.Tokenization;
 
@@ -6,6 +8,13 @@ namespace LoraSharp.Formats.Gguf.Tokenization;
 internal static class GgufTokenizerReader
 {
     private const string Space = "▁";
+
+    public static Tokenizer Tokenizer(GgufVocabulary vocabulary) => TokenizerLoader.FromTokenizerJson(
+        Encoding.UTF8.GetBytes(TokenizerJson(vocabulary).ToJsonString()),
+        Text(vocabulary, vocabulary.Bos),
+        Text(vocabulary, vocabulary.Eos),
+        Text(vocabulary, vocabulary.Padding),
+        vocabulary.File.Location);
 
     public static JsonObject TokenizerJson(GgufVocabulary vocabulary)
     {
