@@ -59,6 +59,9 @@ internal static class LoraCommand
     // One line a command, in the order of the help text. Each lives in a file of its own in Commands/.
     private static IEnumerable<Command> All()
     {
+        yield return GenerateCommand.Create();
+        yield return ChatCommand.Create();
+        yield return LogitsCommand.Create();
         yield return MergeCommand.Create();
         yield return CombineCommand.Create();
         yield return ExtractCommand.Create();

@@ -159,6 +159,25 @@ public sealed class CausalLanguageModel : IDisposable
     public Tensor Normalize(Tensor hidden) => _finalNorm?.Forward(hidden) ?? hidden.alias();
 
     /// <summary>
+    /// The positions transformers gives the tokens of a batch of which only the mask is known: 0, 1, 2, ... by column, or
+    /// counting real tokens only where the family does (OPT).
+    /// </summary>
+    /// <param name="length">s.</param>
+    /// <param name="mask">[b, s], not 0 at real tokens; null for no padding.</param>
+    /// <returns>[1, s] or [b, s], int64.</returns>
+    public Tensor Positions(long length, Tensor? mask)
+    {
+        if (mask is null || Config.Positions?.CountsRealTokens != true)
+        {
+            return arange(length, ScalarType.Int64, Device).view(1, length);
+        }
+
+        using var scope = NewDisposeScope();
+        Tensor real = mask.ne(0).to(ScalarType.Int64).to(Device);
+        return ((real.cumsum(1) * real) - 1).clamp(min: 0).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>
     /// Whether growing a sequence from one length to another changes the frequencies of earlier tokens, so that cached
     /// keys are no longer what a fresh pass would give (LongRoPE at its switch).
     /// </summary>

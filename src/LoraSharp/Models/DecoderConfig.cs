@@ -80,7 +80,8 @@ public sealed record DecoderLayerConfig(int? Window, RopeSpec? Rope, bool Sparse
 /// <summary>A learned table of positions.</summary>
 /// <param name="Count">Rows that positions may use.</param>
 /// <param name="Offset">Rows before the first position (2 in OPT).</param>
-public sealed record LearnedPositions(int Count, int Offset);
+/// <param name="CountsRealTokens">Whether padding on the left does not count.</param>
+public sealed record LearnedPositions(int Count, int Offset, bool CountsRealTokens = false);
 
 /// <summary>How q, k and v come out of the checkpoint's projections.</summary>
 public enum QkvLayout

@@ -57,7 +57,7 @@ public static partial class DecoderFamilies
         bool noFinalNorm = r.Flag("_remove_final_layer_norm", false);
         return config with
         {
-            Positions = new(config.MaxPositions, 2),
+            Positions = new(config.MaxPositions, 2, CountsRealTokens: true),
             Names = noFinalNorm ? config.Names with { FinalNorm = null } : config.Names,
         };
     }

@@ -1,0 +1,47 @@
+using LoraSharp.Formats;
+
+namespace LoraSharp;
+
+/// <summary>Which model, with what on top, computed how: what every command that loads a model asks for.</summary>
+public sealed record EngineOptions
+{
+    /// <summary>A Hugging Face folder, a .gguf file, or a hub name.</summary>
+    public required string Model { get; init; }
+
+    /// <summary>Adapters and their weights; all of them apply.</summary>
+    public IReadOnlyList<(string Path, double Weight)> Adapters { get; init; } = [];
+
+    /// <summary>float32 or bfloat16.</summary>
+    public string DType { get; init; } = "float32";
+
+    /// <summary>cpu, cuda, cuda:n, or auto for the first GPU there is.</summary>
+    public string Device { get; init; } = "auto";
+
+    /// <summary>nf4 quantises the base while it loads; none leaves it.</summary>
+    public string Quantize { get; init; } = "none";
+
+    /// <summary>Treat the model as this family, whatever <c>config.json</c> says; null for what it says.</summary>
+    public string? ModelType { get; init; }
+
+    /// <summary>Fails with every value that is out of range.</summary>
+    public EngineOptions Validate()
+    {
+        List<string> faults = [];
+        if (DType is not ("float32" or "bfloat16"))
+        {
+            faults.Add($"dtype '{DType}': expected float32 or bfloat16");
+        }
+
+        if (Quantize is not ("nf4" or "none"))
+        {
+            faults.Add($"quantize '{Quantize}': expected nf4 or none");
+        }
+
+        if (Device is not ("cpu" or "cuda" or "auto") && !(Device.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(Device.AsSpan(5), out int index) && index >= 0))
+        {
+            faults.Add($"device '{Device}': expected cpu, cuda, cuda:N or auto");
+        }
+
+        return faults.Count == 0 ? this : throw new LoraSharpException($"Options out of range:\n  {string.Join("\n  ", faults)}");
+    }
+}

@@ -1,0 +1,92 @@
+using System.Globalization;
+using LoraSharp.Adapters;
+using LoraSharp.Formats;
+using LoraSharp.Formats.Gguf;
+using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Formats.Peft;
+using LoraSharp.Layers;
+using LoraSharp.Models;
+using LoraSharp.Quantization;
+using LoraSharp.Tensors;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace LoraSharp;
+
+/// <summary>Puts a model together for inference: one of the few files that see every room.</summary>
+public static class EngineSetup
+{
+    /// <summary>Loads the model with its adapters selected.</summary>
+    /// <exception cref="LoraSharpException">The model or an adapter is missing or malformed, or the device is not there.</exception>
+    public static LoadedModel Load(EngineOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        options.Validate();
+        NativeRuntime.EnsureLoaded();
+        Device device = FindDevice(options.Device);
+        ScalarType dtype = options.DType == "bfloat16" ? ScalarType.BFloat16 : ScalarType.Float32;
+        var owned = new Stack<IDisposable>();
+        try
+        {
+            ModelSource source = Own(OpenModel(options.Model));
+            ILinearFactory factory = new DenseLinearFactory();
+            if (options.Quantize == "nf4")
+            {
+                factory = Own(new Nf4LinearFactory(new QuantizationOptions(), factory));
+            }
+
+            AdapterSet adapters = Own(new AdapterSet());
+            CausalLanguageModel model = Own(ModelLoader.Load(source, new LoraLinearFactory(adapters, factory), dtype, device, options.ModelType));
+            var chosen = new List<(string, double)>();
+            foreach ((string path, double weight) in options.Adapters)
+            {
+                using AdapterFolder folder = AdapterFolder.Open(path);
+                chosen.Add((adapters.Load(folder, $"adapter{chosen.Count}").Name, weight));
+            }
+
+            adapters.Select(chosen);
+            return new LoadedModel(source, model, adapters, owned);
+        }
+        catch
+        {
+            while (owned.TryPop(out IDisposable? one))
+            {
+                one.Dispose();
+            }
+
+            throw;
+        }
+
+        T Own<T>(T value)
+            where T : IDisposable
+        {
+            owned.Push(value);
+            return value;
+        }
+    }
+
+    /// <summary>A folder or a .gguf file.</summary>
+    public static ModelSource OpenModel(string name)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(name);
+        return name.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufCheckpoint.OpenModel(name) : ModelSource.OpenFolder(name);
+    }
+
+    /// <summary>The device of this name.</summary>
+    /// <exception cref="LoraSharpException">It names a GPU that is not there.</exception>
+    public static Device FindDevice(string name)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        int count = name == "cpu" || !NativeRuntime.EnsureLoaded().HasCudaLibraries ? 0 : cuda.device_count();
+        if (name == "cpu" || (name == "auto" && count == 0))
+        {
+            return CPU;
+        }
+
+        int index = name.StartsWith("cuda:", StringComparison.Ordinal) ? int.Parse(name.AsSpan(5), CultureInfo.InvariantCulture) : 0;
+        return index < count
+            ? new Device(DeviceType.CUDA, index)
+            : throw new LoraSharpException(
+                $"device '{name}': there is no such GPU ({count} found). Set {NativeRuntime.TorchFolderVariable} to the torch/lib folder of a PyTorch with CUDA, or use --device cpu.");
+    }
+}

@@ -1,0 +1,83 @@
+using System.Text;
+using System.Text.Json.Nodes;
+using LoraSharp.Adapters;
+using LoraSharp.Formats;
+using LoraSharp.Formats.Chat;
+using LoraSharp.Formats.Gguf;
+using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Formats.Tokenization;
+using LoraSharp.Inference;
+using LoraSharp.Models;
+
+namespace LoraSharp;
+
+/// <summary>A model ready to compute, with everything around it; made by <see cref="EngineSetup.Load"/>.</summary>
+public sealed class LoadedModel : IDisposable
+{
+    private readonly Stack<IDisposable> _owned;
+    private readonly Lazy<Tokenizer> _tokenizer;
+    private readonly Lazy<ChatTemplate?> _template;
+
+    internal LoadedModel(ModelSource source, CausalLanguageModel model, AdapterSet adapters, Stack<IDisposable> owned)
+    {
+        Source = source;
+        Model = model;
+        Adapters = adapters;
+        _owned = owned;
+        _tokenizer = new(LoadTokenizer);
+        _template = new(LoadTemplate);
+    }
+
+    /// <summary>Where it came from.</summary>
+    public ModelSource Source { get; }
+
+    /// <summary>The network.</summary>
+    public CausalLanguageModel Model { get; }
+
+    /// <summary>The adapters on it.</summary>
+    public AdapterSet Adapters { get; }
+
+    /// <summary>Text to ids; read when first asked for.</summary>
+    /// <exception cref="LoraSharpException">The model comes without a tokenizer.</exception>
+    public Tokenizer Tokenizer => _tokenizer.Value;
+
+    /// <summary>The chat template; null where there is none.</summary>
+    public ChatTemplate? ChatTemplate => _template.Value;
+
+    /// <summary>End ids and sampling defaults of its makers.</summary>
+    public GenerationConfig Generation => GenerationConfig.Read(Source);
+
+    /// <summary>Frees everything, the last made first.</summary>
+    public void Dispose()
+    {
+        while (_owned.TryPop(out IDisposable? one))
+        {
+            one.Dispose();
+        }
+    }
+
+    private Tokenizer LoadTokenizer()
+    {
+        if (Source.Tensors is not GgufCheckpoint checkpoint)
+        {
+            return TokenizerLoader.FromFolder(Source.Location);
+        }
+
+        string json = checkpoint.TokenizerJson()?.ToJsonString() ?? throw new LoraSharpException($"{Source.Location}: the file holds no tokenizer.");
+        JsonObject? config = checkpoint.TokenizerConfig();
+        return TokenizerLoader.FromTokenizerJson(Encoding.UTF8.GetBytes(json), Special(config, "bos_token"), Special(config, "eos_token"), Special(config, "pad_token"), Source.Location);
+    }
+
+    private ChatTemplate? LoadTemplate()
+    {
+        if (Source.Tensors is not GgufCheckpoint checkpoint)
+        {
+            return ChatTemplate.FromFolder(Source.Location);
+        }
+
+        JsonObject? config = checkpoint.TokenizerConfig();
+        return checkpoint.ChatTemplate is { } template ? ChatTemplate.Parse(template, Special(config, "bos_token"), Special(config, "eos_token")) : null;
+    }
+
+    private static string? Special(JsonObject? config, string key) => config?[key]?.GetValue<string>();
+}
