@@ -68,6 +68,7 @@ internal static class LoraCommand
         yield return ConvertCommand.Create();
         yield return QuantizeCommand.Create();
         yield return InspectCommand.Create();
+        yield return TokenizeCommand.Create();
     }
 
     private static string CommandPath(ParseResult result)
