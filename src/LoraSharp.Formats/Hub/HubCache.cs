@@ -1,0 +1,140 @@
+namespace LoraSharp.Formats.Hub;
+
+/// <summary>
+/// The hub cache on disk, in the layout that huggingface_hub reads and writes: <c>models--org--name/{blobs,snapshots,refs}</c>.
+/// Nothing here touches the network.
+/// </summary>
+public sealed class HubCache
+{
+    private const int CommitLength = 40;
+
+    /// <summary>A cache in a folder, which need not exist.</summary>
+    public HubCache(string folder) => Folder = Path.GetFullPath(folder);
+
+    /// <summary>The cache's folder.</summary>
+    public string Folder { get; }
+
+    /// <summary>The cache that the environment names.</summary>
+    public static HubCache FromEnvironment() => new(HubSettings.FromEnvironment().CacheFolder);
+
+    /// <summary>The snapshot folder of a model or adapter.</summary>
+    /// <param name="name"><c>org/name[@revision]</c>; the revision is a branch, a tag or a commit.</param>
+    /// <returns>Null when it is no hub name, or is not in the cache.</returns>
+    public string? ResolveSnapshot(string name) => HubName.TryParse(name, out HubName? parsed) ? ResolveSnapshot(parsed!) : null;
+
+    /// <summary>The snapshot folder of a model or adapter; null when it is not in the cache.</summary>
+    public string? ResolveSnapshot(HubName name)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        string repository = RepositoryFolder(name);
+        string reference = Path.Combine(repository, "refs", name.Revision);
+        string? commit = IsCommit(name.Revision) ? name.Revision : File.Exists(reference) ? File.ReadAllText(reference).Trim() : null;
+        if (commit is null || !IsCommit(commit))
+        {
+            return null;
+        }
+
+        string snapshot = SnapshotFolder(name, commit);
+        return Directory.Exists(snapshot) ? snapshot : null;
+    }
+
+    /// <summary>The snapshot folder, or an error that says what is in the cache and how to get the rest.</summary>
+    /// <exception cref="HubException">It is not in the cache.</exception>
+    public string RequireSnapshot(string name)
+    {
+        HubName parsed = HubName.Parse(name);
+        return ResolveSnapshot(parsed) ?? throw new HubException(HubFault.Offline, $"{parsed} is not in the cache {Folder}. {Contents(parsed)} Get it with: lora pull {parsed}");
+    }
+
+    /// <summary>Repositories that have at least one snapshot, as <c>org/name</c>.</summary>
+    public IReadOnlyList<string> Repositories() => !Directory.Exists(Folder)
+        ? []
+        : Directory.EnumerateDirectories(Folder, "models--*")
+            .Where(folder => Directory.Exists(Path.Combine(folder, "snapshots")))
+            .Select(folder => Path.GetFileName(folder)["models--".Length..].Replace("--", "/", StringComparison.Ordinal))
+            .Order(StringComparer.Ordinal)
+            .ToArray();
+
+    /// <summary>One sentence on what is there, for an error about what is not.</summary>
+    internal string Contents(HubName wanted)
+    {
+        string references = Path.Combine(RepositoryFolder(wanted), "refs");
+        if (Directory.Exists(references))
+        {
+            string[] revisions = Directory.EnumerateFiles(references, "*", SearchOption.AllDirectories).Select(path => Path.GetRelativePath(references, path)).Order(StringComparer.Ordinal).ToArray();
+            if (revisions.Length > 0)
+            {
+                return $"Of {wanted.Repository} there is only: {string.Join(", ", revisions.Take(10))}.";
+            }
+        }
+
+        IReadOnlyList<string> repositories = Repositories();
+        return repositories.Count == 0 ? "The cache is empty." : $"There is: {string.Join(", ", repositories.Take(20))}{(repositories.Count > 20 ? $" and {repositories.Count - 20} more" : string.Empty)}.";
+    }
+
+    internal static bool IsCommit(string text) => text.Length == CommitLength && text.All(char.IsAsciiHexDigitLower);
+
+    internal string RepositoryFolder(HubName name) => Path.Combine(Folder, name.FolderName);
+
+    internal string SnapshotFolder(HubName name, string commit) => Path.Combine(RepositoryFolder(name), "snapshots", commit);
+
+    internal string BlobPath(HubName name, string etag) => Path.Combine(RepositoryFolder(name), "blobs", etag);
+
+    /// <summary>The lock that huggingface_hub takes for the same blob.</summary>
+    internal string LockPath(HubName name, string etag) => Path.Combine(Folder, ".locks", name.FolderName, etag + ".lock");
+
+    /// <summary>Notes which commit a branch or tag is, once its snapshot is whole.</summary>
+    internal void WriteReference(HubName name, string commit)
+    {
+        string path = Path.Combine(RepositoryFolder(name), "refs", name.Revision);
+        if (name.Revision != commit && !(File.Exists(path) && File.ReadAllText(path) == commit))
+        {
+            AtomicFile.WriteText(path, commit);
+        }
+    }
+
+    /// <summary>
+    /// Lays a file of a snapshot over its blob: a relative link, or a copy where the system allows no links. The name comes
+    /// from a server; it was checked by <see cref="RepositoryFile.CheckPath"/> and is checked again against the folder here.
+    /// </summary>
+    internal string Link(HubName name, string commit, string file, string etag)
+    {
+        string snapshot = SnapshotFolder(name, commit);
+        string path = Path.GetFullPath(Path.Combine(snapshot, file));
+        if (!path.StartsWith(snapshot + Path.DirectorySeparatorChar, StringComparison.Ordinal))
+        {
+            throw new HubException(HubFault.Malformed, $"{name}: the server names a file '{file}' outside the repository. Nothing was written there.");
+        }
+
+        string blob = BlobPath(name, etag);
+        string target = Path.GetRelativePath(Path.GetDirectoryName(path)!, blob);
+        var existing = new FileInfo(path);
+        if (existing.LinkTarget == target && File.Exists(path))
+        {
+            return path;
+        }
+
+        Directory.CreateDirectory(Path.GetDirectoryName(path)!);
+        string aside = $"{path}.{Environment.ProcessId}.{Guid.NewGuid():N}.tmp";
+        try
+        {
+            try
+            {
+                File.CreateSymbolicLink(aside, target);
+            }
+            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            {
+                File.Copy(blob, aside);
+            }
+
+            File.Move(aside, path, overwrite: true);
+        }
+        catch
+        {
+            File.Delete(aside);
+            throw;
+        }
+
+        return path;
+    }
+}
