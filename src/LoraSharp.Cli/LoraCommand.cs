@@ -69,6 +69,8 @@ internal static class LoraCommand
         yield return QuantizeCommand.Create();
         yield return InspectCommand.Create();
         yield return TokenizeCommand.Create();
+        yield return PullCommand.Create();
+        yield return PushCommand.Create();
     }
 
     private static string CommandPath(ParseResult result)

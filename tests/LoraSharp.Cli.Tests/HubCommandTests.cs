@@ -1,0 +1,74 @@
+using System.Text.Json.Nodes;
+using LoraSharp.Formats.Tests.Hub;
+
+namespace LoraSharp.Cli.Tests;
+
+public sealed class HubCommandTests : IAsyncLifetime
+{
+    private static readonly string[] Variables = ["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"];
+
+    private readonly string _folder = Directory.CreateTempSubdirectory("lorasharp-").FullName;
+    private readonly Dictionary<string, string?> _before = Variables.ToDictionary(name => name, Environment.GetEnvironmentVariable);
+    private FakeHub _hub = null!;
+
+    public async ValueTask InitializeAsync()
+    {
+        _hub = await FakeHub.StartAsync();
+        _hub.Files["config.json"] = "{}"u8.ToArray();
+        _hub.Files["model.safetensors"] = new byte[50_000];
+        Environment.SetEnvironmentVariable("HF_ENDPOINT", _hub.Address.AbsoluteUri);
+        Environment.SetEnvironmentVariable("HF_HOME", _folder);
+        Environment.SetEnvironmentVariable("HF_HUB_CACHE", null);
+        Environment.SetEnvironmentVariable("HF_TOKEN", null);
+        Environment.SetEnvironmentVariable("HF_HUB_OFFLINE", null);
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        foreach ((string name, string? value) in _before)
+        {
+            Environment.SetEnvironmentVariable(name, value);
+        }
+
+        await _hub.DisposeAsync();
+        Directory.Delete(_folder, recursive: true);
+    }
+
+    [Fact]
+    public async Task Pull_prints_the_folder_and_finds_it_offline_again()
+    {
+        CommandRun run = await CommandRun.OfAsync("pull", "org/model");
+        Assert.Equal(0, run.ExitCode);
+        string folder = run.Output.Trim();
+        Assert.Equal(Path.Combine(_folder, "hub", "models--org--model", "snapshots", FakeHub.Commit), folder);
+        Assert.True(File.Exists(Path.Combine(folder, "model.safetensors")));
+
+        Environment.SetEnvironmentVariable("HF_HUB_OFFLINE", "1");
+        CommandRun again = await CommandRun.OfAsync("pull", "org/model", "--json");
+        Assert.Equal(folder, JsonNode.Parse(again.Output)!["folder"]!.GetValue<string>());
+        CommandRun missing = await CommandRun.OfAsync("pull", "org/other");
+        Assert.Equal(1, missing.ExitCode);
+        Assert.Contains("There is: org/model", missing.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_gated_model_says_what_to_do_and_a_bad_name_is_explained()
+    {
+        _hub.Gated = true;
+        CommandRun run = await CommandRun.OfAsync("pull", "org/model");
+        Assert.Equal(1, run.ExitCode);
+        Assert.Contains("HF_TOKEN", run.Error, StringComparison.Ordinal);
+        Assert.Equal(1, (await CommandRun.OfAsync("pull", "../x")).ExitCode);
+        Assert.Equal(2, (await CommandRun.OfAsync("pull")).ExitCode);
+    }
+
+    [Fact]
+    public async Task Push_commits_an_adapter()
+    {
+        Environment.SetEnvironmentVariable("HF_TOKEN", "hf_x");
+        CommandRun run = await CommandRun.OfAsync("push", Fixtures.Path("adapters/all_linear"), "org/model", "--json");
+        Assert.Equal((0, string.Empty), (run.ExitCode, run.Error));
+        Assert.Equal(FakeHub.Commit, JsonNode.Parse(run.Output)!["commit"]!.GetValue<string>());
+        Assert.Contains(_hub.CommitLines, line => line["key"]!.ToString() == "lfsFile");
+    }
+}
