@@ -14,10 +14,12 @@ switch (args.FirstOrDefault())
     case "nf4-model" when args.Length == 2:
         QuantizedModelBenchmark.Run(args[1]);
         return 0;
+    case "adapters":
+        return AdapterBenchmark.Run(args[1..]);
     case "bdn":
         BenchmarkDotNet.Running.BenchmarkSwitcher.FromAssembly(System.Reflection.Assembly.GetExecutingAssembly()).Run(args[1..]);
         return 0;
     default:
-        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | bdn [BenchmarkDotNet's arguments]");
+        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | adapters MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }

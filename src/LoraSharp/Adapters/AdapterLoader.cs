@@ -134,8 +134,16 @@ internal sealed class AdapterLoader(AdapterSet set)
                 break;
             default:
                 module.Weight = owned;
+                module.WeightIsBase = part.Part == AdapterPart.BaseWeight && EqualsBase(owned, embedding, linear);
                 break;
         }
+    }
+
+    private static bool EqualsBase(Tensor weight, LoraEmbedding? embedding, LoraLinear? linear)
+    {
+        using Tensor dense = embedding is null ? linear!.DenseWeight() : embedding.Weight.alias();
+        using Tensor same = weight.to(dense.dtype);
+        return same.Equals(dense);
     }
 
     private Tensor Rows(AdapterFolder folder, string path, Tensor table, Tensor ids)

@@ -47,6 +47,15 @@ public sealed class AdapterModule : IDisposable
     /// <summary>What takes the place of the layer's weight [f, k] (an embedding's [v, d]); null for the base's.</summary>
     public Tensor? Weight { get; internal set; }
 
+    /// <summary>
+    /// Whether <see cref="Weight"/> is the base's own, saved along with the factors as PEFT does for embeddings: kept to be
+    /// written back, not computed with.
+    /// </summary>
+    internal bool WeightIsBase { get; set; }
+
+    /// <summary>A weight that really takes the place of the layer's.</summary>
+    internal Tensor? OtherWeight => WeightIsBase ? null : Weight;
+
     /// <summary>What takes the place of some rows of the weight [m, d]; null for none.</summary>
     public Tensor? TokenRows { get; internal set; }
 

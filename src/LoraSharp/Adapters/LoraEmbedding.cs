@@ -94,7 +94,7 @@ public sealed class LoraEmbedding : EmbeddingLayer
 
     private Tensor Adapted(AdapterModule module, Tensor ids, Tensor y)
     {
-        if (module.Weight is { } table)
+        if (module.OtherWeight is { } table)
         {
             y = table.index_select(0, ids).to(y.dtype);
         }

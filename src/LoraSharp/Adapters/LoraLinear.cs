@@ -162,7 +162,7 @@ public sealed class LoraLinear : LinearLayer
         {
             LoraAdapter adapter = chosen[0].Adapter;
             AdapterModule module = adapter.Modules[Spec.Name];
-            return module.Weight is { } weight && module.A is null
+            return module.OtherWeight is { } weight && module.A is null
                 ? Saved(module, weight, rows)
                 : Adapted(adapter, module, rows, _inner.Forward(rows));
         }
@@ -209,7 +209,7 @@ public sealed class LoraLinear : LinearLayer
     // y is a fresh tensor and may be written to.
     private Tensor Adapted(LoraAdapter adapter, AdapterModule module, Tensor rows, Tensor y)
     {
-        if (module.Weight is { } weight)
+        if (module.OtherWeight is { } weight)
         {
             // Under factors: the weight that was saved along with them (a resized or retrained embedding or head).
             y = Saved(module, weight, rows);
@@ -238,7 +238,7 @@ public sealed class LoraLinear : LinearLayer
         nn.functional.linear(rows, weight.to(rows.dtype), (module.Bias ?? Bias)?.to(rows.dtype)!);
 
     private static bool IsPlain(AdapterModule module) =>
-        module is { A: not null, Magnitude: null, Weight: null, Bias: null, TokenRows: null };
+        module is { A: not null, Magnitude: null, OtherWeight: null, Bias: null, TokenRows: null };
 
     private Tensor AddFactors(AdapterModule module, LoraAdapter adapter, Tensor rows, Tensor y, double weight)
     {
@@ -249,7 +249,7 @@ public sealed class LoraLinear : LinearLayer
         Tensor hidden = Hidden(module, adapter, Dropped(adapter, input));
         if (y.dtype == a.dtype && module.BBias is null)
         {
-            y = y.addmm_(hidden, b.t(), 1, scale);
+            y = AddProduct(y, hidden, b, scale);
             return module.AnchorA is null ? y : y.addmm_(input.mm(module.AnchorA.t()), module.AnchorB!.t(), 1, -scale);
         }
 
@@ -260,6 +260,18 @@ public sealed class LoraLinear : LinearLayer
         }
 
         return y.add_(delta, scale);
+    }
+
+    // y += scale · hidden · Bᵀ. With gradients the scale goes to the thin factor: as the product's own it would make
+    // backward scale the whole gradient of y, twice.
+    private static Tensor AddProduct(Tensor y, Tensor hidden, Tensor b, float scale)
+    {
+        if (!is_grad_enabled())
+        {
+            return y.addmm_(hidden, b.t(), 1, scale);
+        }
+
+        return y.addmm_(scale == 1 ? hidden : hidden * scale, b.t());
     }
 
     // DoRA: y = (m / ‖W + ΔW‖)·(W + ΔW)·x + b, the norm detached from the gradient (Liu et al. 2024, sections 4.1 and 4.3).
@@ -274,8 +286,8 @@ public sealed class LoraLinear : LinearLayer
         // With dropout the direction sees the thinned input, as in PEFT; the base's own part does not.
         Tensor product = hasDropout ? _inner.Forward(dropped.to(rows.dtype)) : y;
         Tensor direction = (bias is null ? product : product - bias).to(module.A.dtype);
-        Tensor kept = hasDropout ? direction : direction.alias();
-        direction = direction.addmm(Hidden(module, adapter, dropped), module.B!.t(), 1, (float)module.Scaling);
+        Tensor kept = direction;
+        direction = AddProduct(hasDropout ? direction.clone() : direction, Hidden(module, adapter, dropped), module.B!, (float)module.Scaling);
         Tensor result = hasDropout
             ? y + (direction * scale) - kept
             : bias is null ? direction * scale : (direction * scale).add_(bias);

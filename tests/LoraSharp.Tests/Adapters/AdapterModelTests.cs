@@ -385,3 +385,103 @@ internal sealed class AdaptedModel : IDisposable
         _source.Dispose();
     }
 }
+
+/// <summary>Variants that no fixture holds, against themselves: as an adapter, saved and loaded, and merged.</summary>
+public sealed class AdapterVariantTests
+{
+    public static TheoryData<string, string> Variants => new()
+    {
+        { "models/llama", "dora embedding" },
+        { "models/gpt2", "bias all" },
+        { "models/gpt2", "saved conv" },
+        { "models/qwen2", "lora bias" },
+        { "models/llama", "saved block" },
+        { "models/gpt2", "dora conv rslora" },
+        { "models/gemma2", "embedding" },
+        { "models/llama", "false" },
+    };
+
+    private static LoraOptions Options(string variant) => variant switch
+    {
+        "dora embedding" => new() { Rank = 4, UseDora = true, Targets = ModuleSelector.List(["embed_tokens", "lm_head", "v_proj"]) },
+        "bias all" => new() { Rank = 4, Bias = "all", Targets = ModuleSelector.List(["c_attn"]) },
+        "saved conv" => new() { Rank = 4, Targets = ModuleSelector.List(["c_attn"]), ModulesToSave = ["mlp.c_fc", "ln_f"] },
+        "lora bias" => new() { Rank = 4, LoraBias = true, Targets = ModuleSelector.List(["q_proj"]) },
+        "saved block" => new() { Rank = 4, Targets = ModuleSelector.List(["q_proj"]), ModulesToSave = ["layers.1.mlp", "norm"] },
+        "dora conv rslora" => new() { Rank = 4, UseDora = true, UseRsLora = true, Targets = ModuleSelector.List(["c_attn", "c_fc"]), RankPattern = new Dictionary<string, int> { ["c_fc"] = 2 } },
+        "embedding" => new() { Rank = 4, Targets = ModuleSelector.List(["embed_tokens", "q_proj"]) },
+        _ => new() { Rank = 4, Init = variant },
+    };
+
+    [Theory]
+    [MemberData(nameof(Variants))]
+    public void Adapter_saved_adapter_and_merged_model_answer_alike(string fixture, string variant)
+    {
+        using var model = new AdaptedModel(fixture);
+        using Tensor ids = tensor(new long[,] { { 4, 5, 7, 9, 100, 3, 8, 12 } });
+        using var scope = NewDisposeScope();
+        Tensor before = model.Logits(ids);
+        LoraAdapter adapter = model.Adapters.Create(Options(variant), 1);
+        using (no_grad())
+        using (var generator = new Generator(9, CPU))
+        {
+            foreach (NamedTensor tensor in adapter.Tensors)
+            {
+                tensor.Value.add_(randn(tensor.Value.shape, generator: generator) * 0.1);
+            }
+        }
+
+        Tensor adapted = model.Logits(ids);
+        Assert.True((adapted - before).abs().max().item<float>() > 1e-3);
+        using var folder = new TemporaryFolder();
+        string saved = Path.Combine(folder.Path, "adapter");
+        AdapterWriter.Write(adapter, saved, model.Adapters.Base);
+        using AdapterFolder opened = AdapterFolder.Open(saved);
+        LoraAdapter loaded = model.Adapters.Load(opened, "loaded");
+        Assert.DoesNotContain(loaded.Warnings, w => w.Contains("other weights", StringComparison.Ordinal));
+        Assert.Equal(adapter.ParameterCount, loaded.ParameterCount);
+        model.Adapters.Select("loaded");
+        Assert.True(adapted.Equals(model.Logits(ids)));
+        using (ModelSource source = ModelSource.OpenFolder(Fixtures.Path(fixture)))
+        {
+            AdapterMerger.Merge(source, [new(opened)], Path.Combine(folder.Path, "merged"), new MergeOptions());
+        }
+
+        using var merged = new AdaptedModel(Path.Combine(folder.Path, "merged"));
+        float largest = Math.Max(1, adapted.abs().max().item<float>());
+        Assert.True((merged.Logits(ids) - adapted).abs().max().item<float>() < 5e-5 * largest, $"{(merged.Logits(ids) - adapted).abs().max().item<float>()}");
+    }
+
+    [Fact]
+    public void An_embedding_saved_along_with_its_factors_is_kept_and_not_computed_with()
+    {
+        using var model = new AdaptedModel("models/llama");
+        using AdapterFolder original = AdapterFolder.Open(Fixtures.Path("adapters/embed_lora"));
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using Tensor table = FlatModel.Read("models/llama/model.safetensors", "model.embed_tokens.weight");
+        var tensors = original.Parts.Select(p => (p.Key, FlatModel.Read("adapters/embed_lora/adapter_model.safetensors", p.Key))).ToList();
+        tensors.Add((AdapterTensor.KeyOf("model.embed_tokens", AdapterPart.BaseWeight), table));
+        string output = Path.Combine(folder.Path, "a");
+        AdapterFolderWriter.Write(output, original.Config, tensors);
+        using AdapterFolder saved = AdapterFolder.Open(output);
+        LoraAdapter adapter = model.Adapters.Load(saved);
+        Assert.True(adapter.Modules["model.embed_tokens"].WeightIsBase);
+        model.Adapters.Select(AdapterSet.DefaultName);
+        using Tensor ids = FlatModel.Read("adapters/embed_lora/golden.safetensors", "input_ids");
+        Assert.True(model.Difference(ids, "adapters/embed_lora/golden.safetensors", "adapter_logits") < 1e-4);
+        AdapterWriter.Write(adapter, Path.Combine(folder.Path, "b"));
+        Assert.Equal(File.ReadAllBytes(Path.Combine(output, AdapterFolder.WeightsName)), File.ReadAllBytes(Path.Combine(folder.Path, "b", AdapterFolder.WeightsName)));
+    }
+
+    [Fact]
+    public void An_adapter_of_another_base_of_the_same_shape_is_told()
+    {
+        using var model = new AdaptedModel("models/llama");
+        LoraAdapter adapter = model.Adapters.Create(new LoraOptions { Rank = 2, Init = "false" }, 1);
+        using var folder = new TemporaryFolder();
+        AdapterWriter.Write(adapter, Path.Combine(folder.Path, "a"), model.Adapters.Base! with { Data = new string('0', 32) });
+        using AdapterFolder saved = AdapterFolder.Open(Path.Combine(folder.Path, "a"));
+        Assert.Contains(model.Adapters.Load(saved, "b").Warnings, w => w.Contains("other weights", StringComparison.Ordinal));
+    }
+}

@@ -69,7 +69,7 @@ internal sealed class TensorEdits
         using AdapterModule update = AdapterReader.Read(adapter.Folder, module);
         bool transposed = !update.IsEmbedding && _names.IsTransposed(module);
         Tensor weight = stored;
-        if (update.Weight is not null)
+        if (update.Weight is not null && !_unmerge)
         {
             weight = update.Weight.DetachFromDisposeScope().alias();
         }
@@ -111,7 +111,7 @@ internal sealed class TensorEdits
     {
         foreach (AdapterTensor part in parts)
         {
-            if (_unmerge && part.Part is AdapterPart.Saved or AdapterPart.BaseBias or AdapterPart.BaseWeight or AdapterPart.TokenRows or AdapterPart.Magnitude)
+            if (_unmerge && part.Part is AdapterPart.Saved or AdapterPart.BaseBias or AdapterPart.TokenRows or AdapterPart.Magnitude)
             {
                 _faults.Add(part.Part == AdapterPart.Magnitude
                     ? $"{part.Key}: DoRA gives every row a new length and the old one is not kept, so it can't be taken out. Use the base model."
