@@ -94,6 +94,11 @@ public sealed class WeightReader : IDisposable
     /// <summary>Records a fault found by a layer.</summary>
     public void Fault(string message) => _faults.Add(message);
 
+    /// <summary>How many tensors are missing, misshapen or left over.</summary>
+    /// <param name="mayRemain">As in <see cref="ThrowIfFaulty"/>.</param>
+    public int CountFaults(Func<string, bool>? mayRemain = null) =>
+        _faults.Count + Source.Tensors.Keys.Count(n => !_used.Contains(n) && mayRemain?.Invoke(n) != true);
+
     /// <summary>Fails with everything that is missing, misshapen or left over.</summary>
     /// <param name="mayRemain">Tells of a tensor nobody read that this is fine (e.g. <c>rotary_emb.inv_freq</c>).</param>
     public void ThrowIfFaulty(Func<string, bool>? mayRemain = null)

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using LoraSharp.Formats;
+using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Layers;
 
 namespace LoraSharp.Models;
@@ -23,7 +24,7 @@ public static partial class DecoderFamilies
             $"{location}: config.json has no 'model_type'. Expected one of {string.Join(", ", Names)}; --model-type NAME sets it.");
         if (!ByName.TryGetValue(name, out DecoderFamily? family))
         {
-            throw UnknownFamily(json, location, name);
+            throw UnknownFamily(json, location, name, _ => 0);
         }
 
         var reader = new ConfigReader(json, location, family.Aliases);
@@ -113,11 +114,23 @@ public static partial class DecoderFamilies
         return Activation.Silu;
     }
 
-    // The nearest family is the one that reads most of the keys, with what its name has in common as the tie-breaker.
-    private static LoraSharpException UnknownFamily(JsonObject json, string location, string name)
+    /// <summary>Fails when the model type is not in the table, naming the family whose configuration and tensors fit best.</summary>
+    /// <param name="source">The model.</param>
+    /// <param name="modelType">What the user calls it; null for what <c>model_type</c> says.</param>
+    internal static void ThrowIfUnknown(ModelSource source, string? modelType)
+    {
+        string? name = modelType ?? source.Config["model_type"]?.ToString();
+        if (name is not null && !ByName.ContainsKey(name))
+        {
+            throw UnknownFamily(source.Config, source.Location, name, config => ModelLoader.CountFaults(source, config));
+        }
+    }
+
+    // The nearest family leaves the fewest keys and tensors unexplained; what its name has in common breaks ties.
+    private static LoraSharpException UnknownFamily(JsonObject json, string location, string name, Func<DecoderConfig, int> tensorFaults)
     {
         string nearest = ByName.Values
-            .OrderBy(f => Faults(json, f))
+            .OrderBy(f => Faults(json, f, tensorFaults))
             .ThenByDescending(f => CommonPrefix(f.Name, name))
             .ThenByDescending(f => f.Name == "llama")
             .First().Name;
@@ -126,16 +139,17 @@ public static partial class DecoderFamilies
             $"The nearest is '{nearest}': --model-type {nearest} tries it, and says what does not fit.");
     }
 
-    private static int Faults(JsonObject json, DecoderFamily family)
+    private static int Faults(JsonObject json, DecoderFamily family, Func<DecoderConfig, int> tensorFaults)
     {
         try
         {
             var reader = new ConfigReader(json, string.Empty, family.Aliases);
-            Resolve(reader, family);
-            return reader.CountFaults();
+            DecoderConfig config = Resolve(reader, family);
+            return reader.CountFaults() + tensorFaults(config);
         }
-        catch (Exception error) when (error is InvalidOperationException or FormatException)
+        catch (Exception error) when (error is InvalidOperationException or FormatException or LoraSharpException or ArithmeticException or System.Runtime.InteropServices.ExternalException)
         {
+            // A family that this configuration makes no sense for.
             return int.MaxValue;
         }
     }

@@ -3,6 +3,7 @@ using LoraSharp.Formats;
 using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Layers;
 using LoraSharp.Tensors;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Models;
@@ -26,6 +27,7 @@ public static class ModelLoader
         ArgumentNullException.ThrowIfNull(factory);
         ArgumentNullException.ThrowIfNull(device);
         NativeRuntime.EnsureLoaded();
+        DecoderFamilies.ThrowIfUnknown(source, modelType);
         DecoderConfig config = DecoderConfig.Read(source.Config, source.Location, modelType);
         ITensorSource tensors = PrefixedTensors.Over(source.Tensors, config.Names);
         using var weights = new WeightReader(tensors, dtype, device);
@@ -48,6 +50,23 @@ public static class ModelLoader
             model.Dispose();
             throw;
         }
+    }
+
+    /// <summary>How many tensors are missing, misshapen or left over when this configuration is tried; reads no weights.</summary>
+    internal static int CountFaults(ModelSource source, DecoderConfig config)
+    {
+        ITensorSource tensors = PrefixedTensors.Over(source.Tensors, config.Names);
+        using var weights = new WeightReader(tensors, ScalarType.Float32, new Device(DeviceType.META));
+        using var frozen = no_grad();
+        string head = config.Names.Head + ".weight";
+        bool tied = config.TieEmbeddings ?? !weights.Has(head);
+        if (tied)
+        {
+            weights.Ignore(head);
+        }
+
+        using var model = new CausalLanguageModel(config, tied, new DenseLinearFactory(), weights);
+        return weights.CountFaults(name => MayRemain(name, config));
     }
 
     private static bool MayRemain(string name, DecoderConfig config)
