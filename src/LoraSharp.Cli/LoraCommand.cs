@@ -67,6 +67,8 @@ internal static class LoraCommand
         yield return ExtractCommand.Create();
         yield return ConvertCommand.Create();
         yield return QuantizeCommand.Create();
+        yield return ExportCommand.Create();
+        yield return ImportCommand.Create();
         yield return InspectCommand.Create();
         yield return TokenizeCommand.Create();
         yield return PullCommand.Create();

@@ -17,8 +17,9 @@ internal static class AdapterInputs
     public static ModelSource StoredModel(string name) =>
         name.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufCheckpoint.OpenModel(name) : ModelSource.OpenFolder(name);
 
-    /// <summary>An adapter's folder.</summary>
-    public static AdapterFolder Adapter(string name) => AdapterFolder.Open(name);
+    /// <summary>An adapter's folder or .gguf file; of the latter the base model says how many heads its rows belong to.</summary>
+    public static AdapterFolder Adapter(string name, ModelSource? model = null) =>
+        GgufAdapter.IsAdapterFile(name) ? GgufAdapter.Open(name, model?.Config) : AdapterFolder.Open(name);
 
     /// <summary>PATH or PATH=WEIGHT; a path may hold '=' itself.</summary>
     public static (string Path, double Weight) Weighted(string text)

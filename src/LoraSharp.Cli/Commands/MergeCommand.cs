@@ -32,7 +32,7 @@ internal static class MergeCommand
             var opened = new List<MergedAdapter>();
             try
             {
-                opened.AddRange(named.Select(n => new MergedAdapter(AdapterInputs.Adapter(n.Path), n.Weight)));
+                opened.AddRange(named.Select(n => new MergedAdapter(AdapterInputs.Adapter(n.Path, source), n.Weight)));
                 return Run(source, opened, new Settings(parsed.GetValue(output)!, parsed.GetValue(unmerge), parsed.GetValue(dtype)!, parsed.GetValue(probe), parsed.GetValue(strict), parsed.GetValue(json)));
             }
             finally

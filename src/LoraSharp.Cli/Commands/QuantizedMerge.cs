@@ -22,7 +22,7 @@ internal static class QuantizedMerge
         var opened = new List<MergedAdapter>();
         try
         {
-            opened.AddRange(adapters.Select(AdapterInputs.Weighted).Select(a => new MergedAdapter(AdapterInputs.Adapter(a.Path), a.Weight)));
+            opened.AddRange(adapters.Select(AdapterInputs.Weighted).Select(a => new MergedAdapter(AdapterInputs.Adapter(a.Path, source), a.Weight)));
             AdapterMerger.Merge(source, opened, dense, new MergeOptions());
             QuantizationReport report;
             using (ModelSource merged = ModelSource.OpenFolder(dense))

@@ -1,0 +1,52 @@
+using LoraSharp.Adapters;
+using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Formats.Peft;
+using LoraSharp.Layers;
+using LoraSharp.Models;
+using LoraSharp.Tensors;
+using static TorchSharp.torch;
+
+namespace LoraSharp;
+
+/// <summary>Logits of one base under two adapters that should be the same.</summary>
+/// <param name="MaxLogitDifference">Largest |difference| of logits.</param>
+/// <param name="AdapterEffect">Largest |difference| between base and adapter, to judge it by.</param>
+/// <param name="Positions">Positions compared.</param>
+public sealed record AdapterComparison(double MaxLogitDifference, double AdapterEffect, int Positions)
+{
+    /// <summary>Runs the base once without and once with each adapter, on the same random tokens, in single precision.</summary>
+    /// <param name="model">The base.</param>
+    /// <param name="first">One adapter.</param>
+    /// <param name="second">The other.</param>
+    /// <param name="tokens">How many.</param>
+    /// <param name="seed">Of the tokens.</param>
+    public static AdapterComparison Measure(ModelSource model, AdapterFolder first, AdapterFolder second, int tokens = 64, long seed = 0)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(first);
+        ArgumentNullException.ThrowIfNull(second);
+        NativeRuntime.EnsureLoaded();
+        using var scope = NewDisposeScope();
+        using var grad = no_grad();
+        using var generator = new Generator((ulong)seed, CPU);
+        using var set = new AdapterSet();
+        using CausalLanguageModel network = ModelLoader.Load(model, new LoraLinearFactory(set, new DenseLinearFactory()), ScalarType.Float32, CPU);
+        Tensor ids = randint(network.Config.VocabularySize, [2, Math.Max(1, tokens / 2)], ScalarType.Int64, generator: generator);
+        set.Load(first, "first");
+        set.Load(second, "second");
+        set.SelectNone();
+        Tensor plain = Logits(network, ids);
+        set.Select("first");
+        Tensor a = Logits(network, ids);
+        set.Select("second");
+        Tensor b = Logits(network, ids);
+        return new((a - b).abs().max().item<float>(), (a - plain).abs().max().item<float>(), (int)ids.NumberOfElements);
+    }
+
+    private static Tensor Logits(CausalLanguageModel model, Tensor ids)
+    {
+        using var attention = new PaddedAttention();
+        using Tensor positions = arange(ids.shape[1], ScalarType.Int64).unsqueeze(0);
+        return model.Forward(ids, positions, attention);
+    }
+}
