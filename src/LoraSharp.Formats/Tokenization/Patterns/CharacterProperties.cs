@@ -104,11 +104,15 @@ internal static class CharacterProperties
     /// <summary>\h: a hexadecimal digit.</summary>
     public static CodePointSet HexDigit => CodePointSet.Of(('0', '9'), ('A', 'F'), ('a', 'f'));
 
-    /// <summary>\w: letters, marks, decimal and letter numbers, connectors and other alphabetic characters.</summary>
-    public static CodePointSet Word => Alphabetic.Union(CodePointSet.OfCategories([.. Marks, DecimalDigitNumber, ConnectorPunctuation]));
+    /// <summary>\w: alphabetic characters, marks, decimal digits and connectors, and (below U+0100 only) ²³¹¼½¾.</summary>
+    public static CodePointSet Word => Alphabetic
+        .Union(CodePointSet.OfCategories([.. Marks, DecimalDigitNumber, ConnectorPunctuation]))
+        .Union(CodePointSet.Of((0xB2, 0xB3), (0xB9, 0xB9), (0xBC, 0xBE)));
 
-    private static CodePointSet Alphabetic => CodePointSet.OfCategories([.. Letters, LetterNumber])
-        .Union(CodePointSet.Of((0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189)));
+    /// <summary>[:punct:], which unlike \p{Punct} has the symbols too.</summary>
+    public static CodePointSet PosixPunctuation => CodePointSet.OfCategories([.. Punctuations, .. Symbols]);
+
+    private static CodePointSet Alphabetic => CodePointSet.Of(UnicodeProperties.Ranges("Alphabetic")!);
 
     /// <summary>The property of a name, without regard to case, blanks, dashes and underscores; null when there is none.</summary>
     public static CodePointSet? Find(string name)
@@ -124,18 +128,18 @@ internal static class CharacterProperties
             "ANY" => CodePointSet.Of((0, CodePointSet.Last)),
             "ASCII" => CodePointSet.Of((0, 0x7F)),
             "ASSIGNED" => CodePointSet.OfCategories(OtherNotAssigned).Complement(),
-            "ALPHA" or "ALPHABETIC" => Alphabetic.Union(CodePointSet.OfCategories(NonSpacingMark, SpacingCombiningMark)),
-            "ALNUM" => Alphabetic.Union(CodePointSet.OfCategories(NonSpacingMark, SpacingCombiningMark, DecimalDigitNumber)),
-            "UPPER" or "UPPERCASE" => CodePointSet.OfCategories(UppercaseLetter).Union(CodePointSet.Of((0x2160, 0x216F), (0x24B6, 0x24CF))),
-            "LOWER" or "LOWERCASE" => CodePointSet.OfCategories(LowercaseLetter).Union(CodePointSet.Of((0xAA, 0xAA), (0xBA, 0xBA), (0x2170, 0x217F), (0x24D0, 0x24E9))),
+            "ALPHA" => Alphabetic,
+            "ALNUM" => Alphabetic.Union(Digit),
+            "UPPER" => CodePointSet.Of(UnicodeProperties.Ranges("Uppercase")!),
+            "LOWER" => CodePointSet.Of(UnicodeProperties.Ranges("Lowercase")!),
             "SPACE" or "WHITESPACE" => Space,
             "BLANK" => CodePointSet.OfCategories(SpaceSeparator).Union(CodePointSet.Single('\t')),
             "WORD" => Word,
             "XDIGIT" => HexDigit,
-            "PUNCT" => CodePointSet.OfCategories(Punctuations).Union(CodePointSet.Of(('$', '$'), ('+', '+'), ('<', '>'), ('^', '^'), ('`', '`'), ('|', '|'), ('~', '~'))),
+            "PUNCT" => CodePointSet.OfCategories(Punctuations),
             "GRAPH" => Space.Union(CodePointSet.OfCategories(Control, Surrogate, OtherNotAssigned)).Complement(),
             "PRINT" => CodePointSet.OfCategories(Control, Surrogate, OtherNotAssigned, LineSeparator, ParagraphSeparator).Complement(),
-            _ => UnicodeScripts.Ranges(plain) is { } ranges ? CodePointSet.Of(ranges) : null,
+            _ => UnicodeProperties.Ranges(plain) is { } ranges ? CodePointSet.Of(ranges) : null,
         };
     }
 }

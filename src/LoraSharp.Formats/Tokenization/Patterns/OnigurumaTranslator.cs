@@ -528,7 +528,7 @@ internal sealed class OnigurumaTranslator
         }
 
         string name = _source[(_at + 2)..end];
-        CodePointSet? set = CharacterProperties.Find(name.TrimStart('^'));
+        CodePointSet? set = name.TrimStart('^') == "punct" ? CharacterProperties.PosixPunctuation : CharacterProperties.Find(name.TrimStart('^'));
         if (set is null)
         {
             return null;

@@ -82,7 +82,7 @@ internal sealed class UnicodeScriptsSplitter : SpanSplitter
         {
             int codePoint = CodePoints.At(text, i, out int width);
             int script = Script(codePoint);
-            if (script != UnicodeScripts.Any)
+            if (script != UnicodeProperties.Any)
             {
                 if (script != last)
                 {
@@ -110,11 +110,11 @@ internal sealed class UnicodeScriptsSplitter : SpanSplitter
     {
         if (codePoint == 0x30FC)
         {
-            return UnicodeScripts.Han;
+            return UnicodeProperties.Han;
         }
 
-        int script = codePoint == ' ' ? UnicodeScripts.Any : UnicodeScripts.Of(codePoint);
-        return script == UnicodeScripts.Hiragana || script == UnicodeScripts.Katakana ? UnicodeScripts.Han : script;
+        int script = codePoint == ' ' ? UnicodeProperties.Any : UnicodeProperties.Of(codePoint);
+        return script == UnicodeProperties.Hiragana || script == UnicodeProperties.Katakana ? UnicodeProperties.Han : script;
     }
 }
 
