@@ -33,6 +33,34 @@ public sealed class TrajectoryTests
     [InlineData("full")]
     public void RecomputedActivationsChangeNothing(string name) => Check(Fixtures.Path("training/" + name), Fixtures.Path, 1e-5, GradientCheckpointing.On);
 
+    /// <summary>Noise on the embeddings is there in training, the same for equal pass numbers, and gone in evaluation.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void NeftuneIsNoiseOfThePass(bool recompute)
+    {
+        using var source = ModelSource.OpenFolder(Fixtures.Path("models/llama"));
+        using var adapters = new AdapterSet();
+        using CausalLanguageModel model = ModelLoader.Load(source, new LoraLinearFactory(adapters, new DenseLinearFactory()), ScalarType.Float32, CPU);
+        adapters.Create(new LoraOptions { Rank = 2 }, 1);
+        using var noise = new NeftuneNoise(10, seed: 4);
+        TrainerOptions options = new() { GradientCheckpointing = recompute ? GradientCheckpointing.On : GradientCheckpointing.Off };
+        var objective = new LanguageModelingObjective(model, options, new CombinedNoise([new AdapterNoise(adapters, 4), noise]));
+        MicroBatch batch = MicroBatchBuilder.Build([new TrainingExample { InputIds = [5, 6, 7, 8, 9], Labels = [5, 6, 7, 8, 9], Origin = "row" }]);
+        double first = Loss(1), again = Loss(1), other = Loss(2);
+        using MicroBatchLoss clean = objective.Evaluate(batch);
+        Assert.Equal(first, again);
+        Assert.NotEqual(first, other);
+        Assert.NotEqual(first, clean.Sum.item<double>());
+        Assert.InRange(Math.Abs(first - clean.Sum.item<double>()) / clean.Sum.item<double>(), 1e-6, 0.5);
+
+        double Loss(long pass)
+        {
+            using MicroBatchLoss loss = objective.Backward(batch, 4, pass);
+            return loss.Sum.item<double>();
+        }
+    }
+
     [Fact]
     public void SmolLm2OnE2E()
     {

@@ -19,29 +19,32 @@ public sealed class ForwardPass : IDisposable
     private readonly DecoderPass? _pass;
     private readonly List<Tensor> _inputs = [];
     private readonly Tensor? _last;
+    private readonly ITrainingNoise? _noise;
 
     /// <summary>Runs the model up to the final norm.</summary>
     /// <param name="model">The model.</param>
     /// <param name="batch">Padded or packed rows.</param>
     /// <param name="recompute">Keep the blocks' inputs only.</param>
-    public ForwardPass(CausalLanguageModel model, MicroBatch batch, bool recompute)
+    /// <param name="noise">Noise on the embeddings, begun by the caller; null for none.</param>
+    public ForwardPass(CausalLanguageModel model, MicroBatch batch, bool recompute, ITrainingNoise? noise = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(batch);
         _model = model;
+        _noise = noise;
         _ids = Upload(batch.InputIds, batch, model.Device);
         _positions = Upload(batch.Positions, batch, model.Device);
         _attention = AttentionOf(batch, model.Device);
         if (!recompute || !is_grad_enabled())
         {
-            Hidden = model.Hidden(_ids, _positions, _attention).DetachFromDisposeScope();
+            Hidden = Whole().DetachFromDisposeScope();
             return;
         }
 
         _pass = model.Begin(_positions, _attention);
         using (no_grad())
         {
-            Tensor x = model.Embed(_ids, _pass).DetachFromDisposeScope();
+            Tensor x = Embed(_pass).DetachFromDisposeScope();
             for (int layer = 0; layer < model.LayerCount; layer++)
             {
                 _inputs.Add(x);
@@ -84,7 +87,7 @@ public sealed class ForwardPass : IDisposable
 
         if (flowing is not null)
         {
-            using Tensor embedded = _model.Embed(_ids, _pass);
+            using Tensor embedded = Embed(_pass);
             if (embedded.requires_grad)
             {
                 embedded.backward([flowing]);
@@ -108,6 +111,33 @@ public sealed class ForwardPass : IDisposable
         _attention.Dispose();
         _ids.Dispose();
         _positions.Dispose();
+    }
+
+    // All activations stay with autograd.
+    private Tensor Whole()
+    {
+        using var scope = NewDisposeScope();
+        using DecoderPass pass = _model.Begin(_positions, _attention);
+        Tensor x = Embed(pass);
+        for (int layer = 0; layer < _model.LayerCount; layer++)
+        {
+            using Tensor before = x;
+            x = _model.RunLayer(layer, before, pass);
+        }
+
+        return _model.Normalize(x).MoveToOuterDisposeScope();
+    }
+
+    private Tensor Embed(DecoderPass pass)
+    {
+        Tensor clean = _model.Embed(_ids, pass);
+        Tensor noisy = _noise?.Embedded(clean) ?? clean;
+        if (!ReferenceEquals(noisy, clean))
+        {
+            clean.Dispose();
+        }
+
+        return noisy;
     }
 
     private static Tensor Upload(long[] values, MicroBatch batch, Device device) =>

@@ -1,4 +1,5 @@
 using LoraSharp.Adapters;
+using static TorchSharp.torch;
 
 namespace LoraSharp.Training.Loss;
 
@@ -11,6 +12,9 @@ public interface ITrainingNoise
     /// <summary>Switches it on for one pass, until what is returned is disposed.</summary>
     /// <param name="pass">Number of the pass, different for every one of a run.</param>
     IDisposable Begin(long pass);
+
+    /// <summary>The embedded tokens [b, s, d] with this pass's noise: a new tensor, or the same one where there is none.</summary>
+    Tensor Embedded(Tensor embedded) => embedded;
 }
 
 /// <summary>Dropout of adapters.</summary>
@@ -39,6 +43,14 @@ public sealed class CombinedNoise(IReadOnlyList<ITrainingNoise> parts) : ITraini
 {
     /// <inheritdoc/>
     public IDisposable Begin(long pass) => new End([.. parts.Select(p => p.Begin(pass))]);
+
+    /// <inheritdoc/>
+    public Tensor Embedded(Tensor embedded)
+    {
+        using var scope = NewDisposeScope();
+        Tensor result = parts.Aggregate(embedded, (x, part) => part.Embedded(x));
+        return ReferenceEquals(result, embedded) ? embedded : result.MoveToOuterDisposeScope();
+    }
 
     private sealed class End(IReadOnlyList<IDisposable> parts) : IDisposable
     {

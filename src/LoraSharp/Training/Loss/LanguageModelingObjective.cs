@@ -41,7 +41,7 @@ public sealed class LanguageModelingObjective : ITrainingObjective
         }
 
         using IDisposable? noisy = _noise?.Begin(seed);
-        using var pass = new ForwardPass(_model, batch, _recompute.For(batch));
+        using var pass = new ForwardPass(_model, batch, _recompute.For(batch), _noise);
         (Tensor ids, Tensor? weights) = Upload(targets);
         Tensor selected = targets.Select(pass.Hidden);
         Tensor gradient = _loss.Backward(selected, ids, weights, 1 / stepWeight, out Tensor losses);

@@ -1,4 +1,3 @@
-using LoraSharp.Layers;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Training.Loss;
@@ -22,9 +21,10 @@ public sealed class NeftuneNoise(double alpha, long seed) : ITrainingNoise, IDis
         return new End(this);
     }
 
-    /// <summary>The embeddings [b, s, d] with this pass's noise; the same tensor where there is none.</summary>
-    internal Tensor Apply(Tensor embedded)
+    /// <inheritdoc/>
+    public Tensor Embedded(Tensor embedded)
     {
+        ArgumentNullException.ThrowIfNull(embedded);
         if (_pass is not { } pass || alpha == 0)
         {
             return embedded;
@@ -49,53 +49,5 @@ public sealed class NeftuneNoise(double alpha, long seed) : ITrainingNoise, IDis
     private sealed class End(NeftuneNoise noise) : IDisposable
     {
         public void Dispose() => noise._pass = null;
-    }
-}
-
-/// <summary>Wraps the token embedding (the first one a model asks for) so that the noise can be added; the head tied to it is not touched.</summary>
-/// <param name="inner">Makes the layers.</param>
-/// <param name="noise">The noise, also given to the objective.</param>
-public sealed class NeftuneFactory(ILinearFactory inner, NeftuneNoise noise) : ILinearFactory
-{
-    private bool _done;
-
-    /// <inheritdoc/>
-    public LinearLayer CreateLinear(LinearSpec spec, WeightReader weights) => inner.CreateLinear(spec, weights);
-
-    /// <inheritdoc/>
-    public EmbeddingLayer CreateEmbedding(EmbeddingSpec spec, WeightReader weights)
-    {
-        EmbeddingLayer made = inner.CreateEmbedding(spec, weights);
-        if (_done)
-        {
-            return made;
-        }
-
-        _done = true;
-        return new NoisyEmbedding(made, noise);
-    }
-
-    /// <inheritdoc/>
-    public Tensor CreateParameter(string name, IReadOnlyList<long> shape, WeightReader weights) => inner.CreateParameter(name, shape, weights);
-
-    private sealed class NoisyEmbedding(EmbeddingLayer inner, NeftuneNoise noise) : EmbeddingLayer(inner.Spec)
-    {
-        public override Tensor Weight => inner.Weight;
-
-        public override IEnumerable<NamedTensor> Parameters => inner.Parameters;
-
-        public override Tensor Forward(Tensor ids)
-        {
-            Tensor clean = inner.Forward(ids);
-            Tensor noisy = noise.Apply(clean);
-            if (!ReferenceEquals(noisy, clean))
-            {
-                clean.Dispose();
-            }
-
-            return noisy;
-        }
-
-        protected override void Dispose(bool disposing) => inner.Dispose();
     }
 }

@@ -63,7 +63,7 @@ public sealed class PreferenceObjective : ITrainingObjective
         double[] reference = Reference(batch);
         TargetTokens targets = TargetTokens.Of(batch);
         using IDisposable? noisy = _noise?.Begin(seed);
-        using var pass = new ForwardPass(_model, batch, _recompute.For(batch));
+        using var pass = new ForwardPass(_model, batch, _recompute.For(batch), _noise);
         Tensor selected = targets.Select(pass.Hidden);
         Tensor ids = tensor(targets.Ids, ScalarType.Int64, _model.Device);
         Judgement judged = Judge(batch, targets, _loss.Losses(selected, ids, false, out _), reference, divergence);
