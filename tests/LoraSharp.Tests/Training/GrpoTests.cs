@@ -77,7 +77,7 @@ public sealed class GrpoTests
     {
         using var setup = new Setup();
         Random random = new(4);
-        TrainerOptions options = new() { MaxSteps = 25, LearningRate = 6e-2, Schedule = ScheduleKind.Constant };
+        TrainerOptions options = new() { MaxSteps = 25, LearningRate = 2e-2, Schedule = ScheduleKind.Constant };
         var objective = new GrpoObjective(
             setup.Model, new GrpoOptions { GroupSize = 16 }, options,
             (prompt, count, seed) => setup.Sample(prompt, count, seed),
@@ -88,7 +88,7 @@ public sealed class GrpoTests
             new TrainingSetup { Objective = objective, Trainable = [.. setup.Adapters.Trainable], Batches = new Same(), Observers = [listener] }, options);
         trainer.Run(TestContext.Current.CancellationToken);
         double before = listener.Rewards.Take(3).Average(), after = listener.Rewards.TakeLast(3).Average();
-        Assert.True(after > before + 0.2, $"{before} -> {after}");
+        Assert.True(before < 0.75 && after > 0.9, $"{before} -> {after}");
     }
 
     [Fact]

@@ -10,7 +10,7 @@ namespace LoraSharp.Training.Loss;
 public sealed class NeftuneNoise(double alpha, long seed) : ITrainingNoise, IDisposable
 {
     // Apart from the seeds that dropout makes of the same numbers.
-    private const ulong Stream = 0x9E3779B97F4A7C15;
+    private const long Stream = -1;
     private Generator? _generator;
     private long? _pass;
 
@@ -37,7 +37,7 @@ public sealed class NeftuneNoise(double alpha, long seed) : ITrainingNoise, IDis
             _generator = new Generator(0, embedded.device);
         }
 
-        _generator.manual_seed((long)((((ulong)seed * Stream) ^ ((ulong)pass * 0xD1B54A32D192ED03)) >> 1));
+        _generator.manual_seed(PassSeed.Of(seed, pass, Stream));
         double size = alpha / Math.Sqrt(embedded.shape[^2] * embedded.shape[^1]);
         Tensor noise = empty_like(embedded, dtype: ScalarType.Float32, requires_grad: false).uniform_(-size, size, _generator);
         return (embedded + noise.to(embedded.dtype)).MoveToOuterDisposeScope();

@@ -92,7 +92,7 @@ public sealed class GrpoObjective : ITrainingObjective
             IReadOnlyList<int[]> completions;
             using (no_grad())
             {
-                completions = _sample(prompt, _options.GroupSize, unchecked((_seed * 1_000_003) + (seed * 4096) + row));
+                completions = _sample(prompt, _options.GroupSize, PassSeed.Of(_seed, seed, row));
             }
 
             double[] judged = [.. completions.Select(c => _reward(prompt, reference, c))];
