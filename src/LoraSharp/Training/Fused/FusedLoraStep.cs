@@ -1,0 +1,663 @@
+using LoraSharp.Tensors.Cuda;
+using LoraSharp.Tensors.Interop;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Training.Fused;
+
+/// <summary>
+/// A LoRA training step on a GPU with the backward pass written by hand: bf16, fixed shapes, buffers made once, the base's
+/// gradient never computed, adapters folded into the base's matrix products (<see cref="FoldedMatrix"/>), logits never
+/// whole, the optimizer in one kernel, all captured in two CUDA graphs. The plain trainer is the reference it is
+/// tested against.
+/// </summary>
+/// <remarks>
+/// Kept of a layer for its backward pass: its two residual inputs, q, k, v after RoPE, attention's output, gate and up;
+/// norms, x·Aᵀ and the activation are computed again. With checkpointing only the layer's input is kept.
+/// Runs on one thread, on a stream of its own.
+/// </remarks>
+internal sealed class FusedLoraStep : IDisposable
+{
+    private const int Partials = 512;
+    private readonly FusedModel _model;
+    private readonly FusedShape _shape;
+    private readonly FusedOptions _options;
+    private readonly Device _device;
+    private readonly CudaModule _kernels;
+    private readonly CudaStreamScope _stream;
+    private readonly LayerMatrices[] _matrices;
+    private readonly LayerState[] _states;
+    private readonly Tensor[] _inputs;
+    private readonly List<Tensor> _owned = [];
+    private readonly Tensor? _sharedWeights;
+    private readonly long _tokens;
+    private CudaGraph? _microGraph;
+    private CudaGraph? _optimizerGraph;
+    private int _step;
+
+    // Inputs of a micro-batch, at fixed addresses.
+    private readonly Tensor _ids;
+    private readonly Tensor _labels;
+    private readonly Tensor _positions;
+    private readonly Tensor _borders;
+    private readonly Tensor _inverseCount;
+    private readonly Tensor _first;
+    private readonly Tensor _hyper;
+
+    // Flat trainable state.
+    private readonly Tensor _parameters;
+    private readonly Tensor _gradients16;
+    private readonly Tensor _gradients;
+    private readonly Tensor _moment1;
+    private readonly Tensor _moment2;
+    private readonly Tensor _table;
+    private readonly long _factors;
+
+    // Buffers all layers share.
+    private readonly Tensor _x1;
+    private readonly Tensor _x2;
+    private readonly Tensor _activation;
+    private readonly Tensor _delta;
+    private readonly Tensor _residualGradient;
+    private readonly Tensor _dx;
+    private readonly Tensor _dActivation;
+    private readonly Tensor _dAttention;
+    private readonly Tensor _dqkv;
+    private readonly Tensor _final;
+    private readonly Tensor _finalNormed;
+    private readonly Tensor _finalScale;
+    private readonly Tensor _logits;
+    private readonly Tensor _losses;
+    private readonly Tensor _loss;
+    private readonly Tensor _partial;
+    private readonly Tensor _clip;
+
+    /// <summary>Builds buffers and copies the base weights in. The adapter's A and B are read from the model.</summary>
+    public FusedLoraStep(FusedModel model, FusedOptions options, Device device)
+    {
+        _model = model;
+        _shape = model.Shape;
+        _options = options;
+        _device = device;
+        _tokens = (long)options.Rows * options.Length;
+        using IDisposable noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        _kernels = CudaModule.Compile("fused_step.cu", CudaModule.Source("fused_step"), device.index < 0 ? 0 : device.index);
+        _stream = new CudaStreamScope(device.index < 0 ? 0 : device.index);
+        if (options.SharedWeights)
+        {
+            _sharedWeights = Own(zeros([LargestBuffer()], ScalarType.BFloat16, device));
+        }
+
+        long offset = 0;
+        _matrices = [.. model.Layers.Select(layer => new LayerMatrices(layer, _shape, ref offset, device, _sharedWeights))];
+        _parameters = Own(zeros([offset], ScalarType.Float32, device));
+        _gradients16 = Own(zeros([offset], ScalarType.BFloat16, device));
+        _gradients = Own(zeros([offset], ScalarType.Float32, device));
+        _moment1 = Own(zeros([offset], ScalarType.Float32, device));
+        _moment2 = Own(zeros([offset], ScalarType.Float32, device));
+        long[][] rows = [.. _matrices.SelectMany(m => m.All).SelectMany(m => m.FactorTable(options.LoraplusRatio))];
+        _factors = rows.Length;
+        if (options.SharedWeights)
+        {
+            // Written where they are used: the buffer belongs to another matrix by then.
+            _table = Own(tensor(rows.SelectMany(r => (long[])[r[0], r[1], r[2], 0, .. r[4..]]).ToArray(), [_factors, 8L]).to(device));
+        }
+        else
+        {
+            _table = Own(tensor(rows.SelectMany(r => r).ToArray(), [_factors, 8L]).to(device));
+        }
+
+        SharedTables = options.SharedWeights ? [.. _matrices.Select(m => m.All.Select(a => Table(a)).ToArray())] : [];
+
+        long n = _tokens;
+        long f = _shape.Inner;
+        long d = _shape.Size;
+        long heads = _shape.Heads * _shape.HeadSize;
+        LayerMatrices first = _matrices[0];
+        _ids = Own(zeros([n], ScalarType.Int64, device));
+        _labels = Own(zeros([n], ScalarType.Int64, device));
+        _positions = Own(zeros([n], ScalarType.Int32, device));
+        _borders = Own(zeros([options.MostSequences + 1], ScalarType.Int32, device));
+        _inverseCount = Own(ones([1], ScalarType.Float32, device));
+        _first = Own(ones([1], ScalarType.Float32, device));
+        _hyper = Own(zeros([8], ScalarType.Float32, device));
+        _x1 = Buffer(n, d + Widest(m => m.Qkv.Rank));
+        _x2 = Buffer(n, d + Widest(m => m.GateUp.Rank));
+        _activation = Buffer(n, f + Widest(m => m.Down.Rank));
+        _delta = Buffer(n, d);
+        _residualGradient = Buffer(n, d + Math.Max(Widest(m => m.Down.Rank), Widest(m => m.Output.Rank)));
+        _dx = Buffer(n, d);
+        _dActivation = Buffer(n, f);
+        _dAttention = Buffer(n, heads);
+        _dqkv = Buffer(n, first.Qkv.Outputs + Widest(m => m.Qkv.Rank));
+        _final = Buffer(n, d);
+        _finalNormed = Buffer(n, d);
+        _finalScale = Own(zeros([n], ScalarType.Float32, device));
+        _logits = Buffer(Math.Min(options.LossChunk, n), _shape.Vocabulary);
+        _losses = Own(zeros([n], ScalarType.Float32, device));
+        _loss = Own(zeros([1], ScalarType.Float32, device));
+        _partial = Own(zeros([Partials], ScalarType.Float32, device));
+        _clip = Own(zeros([2], ScalarType.Float32, device));
+        _inputs = [.. model.Layers.Select(_ => Buffer(n, d))];
+        int kept = options.Checkpointing ? 1 : model.Layers.Count;
+        _states = [.. Enumerable.Range(0, kept).Select(_ => new LayerState(this, first))];
+        LoadFactors();
+        if (!options.SharedWeights)
+        {
+            WriteBases();
+        }
+
+        _stream.Synchronize();
+    }
+
+    /// <summary>Trained numbers.</summary>
+    public long TrainableParameters => _parameters.NumberOfElements;
+
+    private IReadOnlyList<Tensor[]> SharedTables { get; }
+
+    /// <summary>Forward and backward of one micro-batch; gradients add up until <see cref="Optimize"/>.</summary>
+    /// <param name="ids">Token ids [b·s].</param>
+    /// <param name="labels">For each position the token that follows it, or -100 [b·s].</param>
+    /// <param name="positions">Position in its sequence [b·s].</param>
+    /// <param name="borders">Where sequences start, and the end, when packed.</param>
+    /// <param name="inverseCount">1 / (supervised tokens of the whole optimizer step).</param>
+    /// <param name="first">Whether it is the step's first micro-batch.</param>
+    public void MicroStep(long[] ids, long[] labels, int[] positions, int[]? borders, double inverseCount, bool first)
+    {
+        using IDisposable noGradients = no_grad();
+        using (var scope = NewDisposeScope())
+        {
+            _ids.copy_(tensor(ids));
+            _labels.copy_(tensor(labels));
+            _positions.copy_(tensor(positions));
+            _inverseCount.fill_(inverseCount);
+            _first.fill_(first ? 1.0 : 0.0);
+            if (_options.Packed)
+            {
+                int[] padded = [.. borders!, .. Enumerable.Repeat((int)_tokens, _options.MostSequences + 1 - borders!.Length)];
+                _borders.copy_(tensor(padded));
+            }
+        }
+
+        Run(ref _microGraph, ForwardBackward);
+    }
+
+    /// <summary>Clips, updates, and writes the factors into the base matrices.</summary>
+    /// <param name="learningRate">Of this step.</param>
+    public void Optimize(double learningRate)
+    {
+        using IDisposable noGradients = no_grad();
+        _step++;
+        using (var scope = NewDisposeScope())
+        {
+            float[] hyper =
+            [
+                (float)learningRate, (float)_options.Beta1, (float)_options.Beta2, (float)_options.Epsilon, (float)_options.WeightDecay,
+                (float)(1 - Math.Pow(_options.Beta1, _step)), (float)Math.Sqrt(1 - Math.Pow(_options.Beta2, _step)), 0,
+            ];
+            _hyper.copy_(tensor(hyper));
+        }
+
+        Run(ref _optimizerGraph, Update);
+    }
+
+    /// <summary>Loss of the last optimizer step and the norm of its gradient before clipping; waits for the device.</summary>
+    public (double Loss, double GradientNorm) Read()
+    {
+        using var scope = NewDisposeScope();
+        return (_loss.cpu().item<float>(), _clip.cpu().data<float>()[0]);
+    }
+
+    /// <summary>Gradients of A and B by layer name, float32 on the CPU, for tests.</summary>
+    public IEnumerable<(string Name, Tensor A, Tensor B)> ReadGradients() => Factors(_gradients);
+
+    /// <summary>Copies the trained factors into the model's own tensors.</summary>
+    public void ReadBack()
+    {
+        using IDisposable noGradients = no_grad();
+        _stream.Synchronize();
+        foreach ((FusedLinear linear, Tensor a, Tensor b) in Places(_parameters))
+        {
+            linear.A!.copy_(a);
+            linear.B!.copy_(b);
+            a.Dispose();
+            b.Dispose();
+        }
+    }
+
+    /// <summary>Waits for the device.</summary>
+    public void Synchronize() => _stream.Synchronize();
+
+    /// <summary>Frees everything.</summary>
+    public void Dispose()
+    {
+        _stream.Synchronize();
+        _microGraph?.Dispose();
+        _optimizerGraph?.Dispose();
+        foreach (LayerState state in _states)
+        {
+            state.Attention.Dispose();
+        }
+
+        foreach (LayerMatrices matrices in _matrices)
+        {
+            matrices.Dispose();
+        }
+
+        _owned.ForEach(t => t.Dispose());
+        _stream.Dispose();
+        _kernels.Dispose();
+    }
+
+    private void Run(ref CudaGraph? graph, Action work)
+    {
+        if (!_options.Graphs || !CudaGraph.IsAvailable)
+        {
+            work();
+            return;
+        }
+
+        if (graph is null)
+        {
+            // Once eagerly: this step's own work, and what libraries set up on first use must not be captured.
+            work();
+            _stream.Synchronize();
+            graph = CudaGraph.Capture(work);
+            return;
+        }
+
+        graph.Replay();
+    }
+
+    private void ForwardBackward()
+    {
+        using var scope = NewDisposeScope();
+        new AtenCall("aten::index_select", "out").Add(_model.Embedding).Add(0L).Add(_ids).Add(_inputs[0]).InvokeOut();
+        for (int l = 0; l < _matrices.Length; l++)
+        {
+            ForwardLayer(l, State(l), l == 0 ? null : _delta);
+        }
+
+        Norm(_inputs[^1], State(_matrices.Length - 1), _final);
+        LossAndGradient();
+        for (int l = _matrices.Length - 1; l >= 0; l--)
+        {
+            LayerState state = State(l);
+            if (_options.Checkpointing && l < _matrices.Length - 1)
+            {
+                ForwardLayer(l, state, delta: null);
+            }
+
+            BackwardLayer(l, state);
+        }
+
+        Launch("accumulate", (_factors, 8, 1), 256, _gradients16, _gradients, _table, _first);
+    }
+
+    private LayerState State(int layer) => _states[_options.Checkpointing ? 0 : layer];
+
+    // The layer's input is the former layer's middle plus its last delta; it is written to _inputs[l] on the first pass.
+    private void ForwardLayer(int l, LayerState state, Tensor? delta)
+    {
+        using var scope = NewDisposeScope();
+        LayerMatrices m = _matrices[l];
+        FusedLayer layer = _model.Layers[l];
+        Tensor source = delta is null ? _inputs[l] : State(l - 1).Middle;
+        AddNorm(source, delta, layer.AttentionNorm, _inputs[l], _x1, state.Scale1);
+        Use(m, 0);
+        m.Qkv.Forward(Trim(_x1, m.Qkv.Inputs + m.Qkv.Rank), state.Qkv);
+        Launch("rope", (_tokens, 1, 1), 256, state.Qkv, _positions, _model.Cosines, _model.Sines, (int)(_shape.Heads + _shape.KeyHeads), (int)_shape.HeadSize, m.Qkv.Outputs, 1f);
+        Attend(state, m);
+        Use(m, 1);
+        m.Output.Forward(state.AttentionOutput, _delta);
+        AddNorm(_inputs[l], _delta, layer.MlpNorm, state.Middle, _x2, state.Scale2);
+        Use(m, 2);
+        m.GateUp.Forward(Trim(_x2, m.GateUp.Inputs + m.GateUp.Rank), state.GateUp.narrow(1, 0, m.GateUp.Outputs));
+        Launch("swiglu", Grid(_shape.Inner), 256, state.GateUp, _activation, (int)_shape.Inner, state.GateUp.size(1), _activation.size(1));
+        Use(m, 3);
+        m.Down.Forward(Trim(_activation, m.Down.Inputs + m.Down.Rank), _delta);
+    }
+
+    private void Attend(LayerState state, LayerMatrices m)
+    {
+        state.Attention.Dispose();
+        Tensor output = _options.Packed
+            ? FusedAttention.Packed(state.Packed(0), state.Packed(1), state.Packed(2), _borders, _options.Length, _shape.AttentionScale, state.Attention)
+            : FusedAttention.Dense(state.Dense(0), state.Dense(1), state.Dense(2), _shape.AttentionScale, state.Attention);
+        if (_options.Packed)
+        {
+            output = output.view(_options.Rows, _options.Length, _shape.Heads, _shape.HeadSize).transpose(1, 2);
+        }
+
+        long[] strides = output.stride();
+        Launch("gather_heads", (_tokens, 1, 1), 256, output, state.AttentionOutput, _options.Length, (int)_shape.Heads, (int)_shape.HeadSize, m.Output.Inputs + m.Output.Rank, strides[0], strides[1], strides[2]);
+    }
+
+    private void BackwardLayer(int l, LayerState state)
+    {
+        using var scope = NewDisposeScope();
+        LayerMatrices m = _matrices[l];
+        FusedLayer layer = _model.Layers[l];
+        int d = (int)_shape.Size;
+
+        // Down projection: its output's gradient is the residual's.
+        Tensor dy = Trim(_residualGradient, d + m.Down.Rank);
+        Use(m, 3);
+        m.Down.ProjectGradient(dy);
+        m.Down.Backward(dy, _dActivation);
+        Launch("swiglu_backward", Grid(_shape.Inner), 256, state.GateUp, _dActivation, _activation, (int)_shape.Inner, state.GateUp.size(1), _shape.Inner, _activation.size(1));
+        Tensor activation = Trim(_activation, m.Down.Inputs + m.Down.Rank);
+        m.Down.Project(activation);
+        m.Down.Gradients(activation, dy, _gradients16);
+
+        // Gate and up.
+        Use(m, 2);
+        m.GateUp.ProjectGradient(state.GateUp);
+        m.GateUp.Backward(state.GateUp, _dx);
+        Tensor x2 = Trim(_x2, m.GateUp.Inputs + m.GateUp.Rank);
+        if (m.GateUp.TrueRank > 0)
+        {
+            Launch("rmsnorm_again", (_tokens, 1, 1), 256, state.Middle, layer.MlpNorm, state.Scale2, _x2, d, _x2.size(1));
+            m.GateUp.Project(x2);
+            m.GateUp.Gradients(x2, state.GateUp, _gradients16);
+        }
+
+        Launch("rmsnorm_backward", (_tokens, 1, 1), 256, _dx, state.Middle, layer.MlpNorm, state.Scale2, _residualGradient, d, _residualGradient.size(1), 1);
+
+        // Attention's output projection.
+        dy = Trim(_residualGradient, d + m.Output.Rank);
+        Use(m, 1);
+        m.Output.ProjectGradient(dy);
+        m.Output.Backward(dy, _dAttention);
+        m.Output.Gradients(state.AttentionOutput, dy, _gradients16);
+        AttendBackward(state, m);
+
+        // q, k and v. Below the first layer nothing trains.
+        Use(m, 0);
+        Tensor dqkv = Trim(_dqkv, m.Qkv.Outputs + m.Qkv.Rank);
+        m.Qkv.ProjectGradient(dqkv);
+        if (m.Qkv.TrueRank > 0)
+        {
+            Tensor x1 = Trim(_x1, m.Qkv.Inputs + m.Qkv.Rank);
+            Launch("rmsnorm_again", (_tokens, 1, 1), 256, _inputs[l], layer.AttentionNorm, state.Scale1, _x1, d, _x1.size(1));
+            m.Qkv.Project(x1);
+            m.Qkv.Gradients(x1, dqkv, _gradients16);
+        }
+
+        if (l > 0)
+        {
+            m.Qkv.Backward(dqkv, _dx);
+            Launch("rmsnorm_backward", (_tokens, 1, 1), 256, _dx, _inputs[l], layer.AttentionNorm, state.Scale1, _residualGradient, d, _residualGradient.size(1), 1);
+        }
+    }
+
+    private void AttendBackward(LayerState state, LayerMatrices m)
+    {
+        using var scope = NewDisposeScope();
+        long h = _shape.Heads;
+        long e = _shape.HeadSize;
+        long row = m.Output.Inputs + m.Output.Rank;
+        Tensor dq, dk, dv;
+        if (_options.Packed)
+        {
+            Tensor output = state.AttentionOutput.as_strided([_tokens, h, e], [row, e, 1], 0);
+            (dq, dk, dv) = FusedAttention.PackedBackward(_dAttention.view(_tokens, h, e), state.Packed(0), state.Packed(1), state.Packed(2), output, _borders, _options.Length, _shape.AttentionScale, state.Attention);
+            dq = dq.view(_options.Rows, _options.Length, h, e).transpose(1, 2);
+            dk = dk.view(_options.Rows, _options.Length, _shape.KeyHeads, e).transpose(1, 2);
+            dv = dv.view(_options.Rows, _options.Length, _shape.KeyHeads, e).transpose(1, 2);
+        }
+        else
+        {
+            Tensor output = state.AttentionOutput.as_strided([_options.Rows, h, _options.Length, e], [_options.Length * row, e, row, 1], 0);
+            Tensor gradient = _dAttention.view(_options.Rows, _options.Length, h, e).transpose(1, 2);
+            (dq, dk, dv) = FusedAttention.DenseBackward(gradient, state.Dense(0), state.Dense(1), state.Dense(2), output, _shape.AttentionScale, state.Attention);
+        }
+
+        long[] q = dq.stride();
+        long[] k = dk.stride();
+        long[] v = dv.stride();
+        Launch("rope_backward", (_tokens, 1, 1), 256, dq, dk, dv, _dqkv, _positions, _model.Cosines, _model.Sines, _options.Length, (int)h, (int)_shape.KeyHeads, (int)e, _dqkv.size(1), q[0], q[1], q[2], k[0], k[1], k[2], v[0], v[1], v[2]);
+    }
+
+    private void Norm(Tensor lastInput, LayerState last, Tensor final)
+    {
+        _ = lastInput;
+        AddNorm(last.Middle, _delta, _model.FinalNorm, final, _finalNormed, _finalScale);
+    }
+
+    private void LossAndGradient()
+    {
+        using var scope = NewDisposeScope();
+        Tensor headT = _model.Head.t();
+        long chunk = _logits.size(0);
+        for (long start = 0; start < _tokens; start += chunk)
+        {
+            long count = Math.Min(chunk, _tokens - start);
+            Tensor logits = _logits.narrow(0, 0, count);
+            FoldedMatrix.Multiply(_finalNormed.narrow(0, start, count), headT, logits);
+            Launch("cross_entropy", (count, 1, 1), 512, logits, _labels.narrow(0, start, count), _losses.narrow(0, start, count), _inverseCount, (int)_shape.Vocabulary);
+            FoldedMatrix.Multiply(logits, _model.Head, _dx.narrow(0, start, count));
+        }
+
+        Launch("sum_loss", (1, 1, 1), 1024, _losses, (int)_tokens, _inverseCount, _first, _loss);
+        Launch("rmsnorm_backward", (_tokens, 1, 1), 256, _dx, _final, _model.FinalNorm, _finalScale, _residualGradient, (int)_shape.Size, _residualGradient.size(1), 0);
+    }
+
+    private void Update()
+    {
+        Launch("square_sums", (Partials, 1, 1), 256, _gradients, _gradients.NumberOfElements, _partial);
+        Launch("clip_factor", (1, 1, 1), 512, _partial, Partials, (float)_options.MaxGradNorm, _clip);
+        Launch("adamw", (_factors, 8, 1), 256, _parameters, _gradients, _moment1, _moment2, _table, _hyper, _clip);
+    }
+
+    private void AddNorm(Tensor x, Tensor? delta, Tensor weight, Tensor sum, Tensor normed, Tensor scale) =>
+        Launch("add_rmsnorm", (_tokens, 1, 1), 256, x, delta is null ? (KernelArgument)(nint)0 : delta, weight, sum, normed, scale, (int)_shape.Size, normed.size(1), (float)_shape.Epsilon);
+
+    /// <summary>Where bases take turns in one buffer: writes this one and its factors.</summary>
+    private void Use(LayerMatrices matrices, int which)
+    {
+        if (!_options.SharedWeights)
+        {
+            return;
+        }
+
+        using var scope = NewDisposeScope();
+        matrices.WriteBase(which);
+        Tensor table = SharedTables[Array.IndexOf(_matrices, matrices)][which];
+        if (table.size(0) > 0)
+        {
+            Launch("refresh_factors", (table.size(0), 16, 1), 256, _parameters, table);
+        }
+    }
+
+    private void WriteBases()
+    {
+        foreach (LayerMatrices matrices in _matrices)
+        {
+            for (int i = 0; i < 4; i++)
+            {
+                matrices.WriteBase(i);
+            }
+        }
+
+        if (_factors > 0)
+        {
+            Launch("refresh_factors", (_factors, 8, 1), 256, _parameters, _table);
+        }
+    }
+
+    private void LoadFactors()
+    {
+        foreach ((FusedLinear linear, Tensor a, Tensor b) in Places(_parameters))
+        {
+            a.copy_(linear.A!);
+            b.copy_(linear.B!);
+        }
+    }
+
+    private IEnumerable<(string Name, Tensor A, Tensor B)> Factors(Tensor flat)
+    {
+        _stream.Synchronize();
+        foreach ((FusedLinear linear, Tensor a, Tensor b) in Places(flat))
+        {
+            yield return (linear.Name, a.cpu(), b.cpu());
+        }
+    }
+
+    private IEnumerable<(FusedLinear Linear, Tensor A, Tensor B)> Places(Tensor flat)
+    {
+        foreach (LayerMatrices matrices in _matrices)
+        {
+            foreach ((FoldedMatrix matrix, FusedLinear[] linears) in matrices.WithLinears)
+            {
+                for (int i = 0; i < linears.Length; i++)
+                {
+                    FoldedPart part = matrix.Parts[i];
+                    if (part.Rank > 0)
+                    {
+                        yield return (linears[i], flat.narrow(0, part.OffsetA, part.Rank * matrix.Inputs).view(part.Rank, matrix.Inputs), flat.narrow(0, part.OffsetB, part.Rows * part.Rank).view(part.Rows, part.Rank));
+                    }
+                }
+            }
+        }
+    }
+
+    private Tensor Table(FoldedMatrix matrix)
+    {
+        long[][] rows = [.. matrix.FactorTable(1)];
+        return Own(rows.Length == 0 ? zeros([0, 8], ScalarType.Int64) : tensor(rows.SelectMany(r => r).ToArray(), [(long)rows.Length, 8L]).to(_device));
+    }
+
+    private long LargestBuffer()
+    {
+        long offset = 0;
+        long largest = 0;
+        foreach (FusedLayer layer in _model.Layers)
+        {
+            // On the meta device the layout costs nothing.
+            using var matrices = new LayerMatrices(layer, _shape, ref offset, new Device(TorchSharp.DeviceType.META), null);
+            largest = Math.Max(largest, matrices.All.Max(m => m.BufferElements));
+        }
+
+        return largest;
+    }
+
+    private void Launch(string kernel, (long X, long Y, long Z) grid, int threads, params ReadOnlySpan<KernelArgument> arguments) =>
+        _kernels.Launch(kernel, grid, threads, 0, arguments);
+
+    private (long X, long Y, long Z) Grid(long width) => (((width / 8) + 255) / 256, _tokens, 1);
+
+    private static Tensor Trim(Tensor buffer, long columns) => buffer.size(1) == columns ? buffer.alias() : buffer.narrow(1, 0, columns);
+
+    private long Widest(Func<LayerMatrices, long> rank) => _matrices.Max(rank);
+
+    private Tensor Buffer(long rows, long columns) => Own(zeros([rows, columns], ScalarType.BFloat16, _device));
+
+    private Tensor Own(Tensor made)
+    {
+        Tensor owned = made.DetachFromDisposeScope();
+        _owned.Add(owned);
+        return owned;
+    }
+
+    /// <summary>The four folded matrices of a layer.</summary>
+    private sealed class LayerMatrices : IDisposable
+    {
+        private readonly FusedLinear[][] _linears;
+
+        public LayerMatrices(FusedLayer layer, FusedShape shape, ref long offset, Device device, Tensor? shared)
+        {
+            _linears = [[layer.Query, layer.Key, layer.Value], [layer.Output], [layer.Gate, layer.Up], [layer.Down]];
+            long[] inputs = [shape.Size, shape.Heads * shape.HeadSize, shape.Size, shape.Inner];
+            var all = new FoldedMatrix[4];
+            for (int i = 0; i < 4; i++)
+            {
+                all[i] = new FoldedMatrix([.. _linears[i].Select(l => new FoldedPart(l.Name, l.Rows, l.A?.size(0) ?? 0, l.Scaling))], inputs[i], ref offset, device, shared);
+            }
+
+            All = all;
+        }
+
+        public IReadOnlyList<FoldedMatrix> All { get; }
+
+        public FoldedMatrix Qkv => All[0];
+
+        public FoldedMatrix Output => All[1];
+
+        public FoldedMatrix GateUp => All[2];
+
+        public FoldedMatrix Down => All[3];
+
+        public IEnumerable<(FoldedMatrix Matrix, FusedLinear[] Linears)> WithLinears => All.Zip(_linears);
+
+        public void WriteBase(int which)
+        {
+            using var scope = NewDisposeScope();
+            Tensor all = All[which].BaseView();
+            long row = 0;
+            foreach (FusedLinear linear in _linears[which])
+            {
+                linear.WriteBase(all.narrow(0, row, linear.Rows));
+                row += linear.Rows;
+            }
+        }
+
+        public void Dispose()
+        {
+            foreach (FoldedMatrix matrix in All)
+            {
+                matrix.Dispose();
+            }
+        }
+    }
+
+    /// <summary>What a layer keeps from its forward for its backward pass.</summary>
+    private sealed class LayerState
+    {
+        private readonly FusedLoraStep _owner;
+
+        public LayerState(FusedLoraStep owner, LayerMatrices m)
+        {
+            _owner = owner;
+            long n = owner._tokens;
+            Middle = owner.Buffer(n, owner._shape.Size);
+            Qkv = owner.Buffer(n, m.Qkv.Outputs);
+            AttentionOutput = owner.Buffer(n, m.Output.Inputs + m.Output.Rank);
+            GateUp = owner.Buffer(n, m.GateUp.Outputs + m.GateUp.Rank);
+            Scale1 = owner.Own(zeros([n], ScalarType.Float32, owner._device));
+            Scale2 = owner.Own(zeros([n], ScalarType.Float32, owner._device));
+        }
+
+        public Tensor Middle { get; }
+
+        public Tensor Qkv { get; }
+
+        public Tensor AttentionOutput { get; }
+
+        public Tensor GateUp { get; }
+
+        public Tensor Scale1 { get; }
+
+        public Tensor Scale2 { get; }
+
+        public AttentionState Attention { get; } = new();
+
+        /// <summary>q (0), k (1) or v (2) as [b, heads, s, e] over the rows [q | k | v].</summary>
+        public Tensor Dense(int which)
+        {
+            FusedShape shape = _owner._shape;
+            long row = Qkv.size(1);
+            long s = _owner._options.Length;
+            return Qkv.as_strided([_owner._options.Rows, which == 0 ? shape.Heads : shape.KeyHeads, s, shape.HeadSize], [s * row, shape.HeadSize, row, 1], Start(which));
+        }
+
+        /// <summary>q (0), k (1) or v (2) as [tokens, heads, e].</summary>
+        public Tensor Packed(int which)
+        {
+            FusedShape shape = _owner._shape;
+            return Qkv.as_strided([_owner._tokens, which == 0 ? shape.Heads : shape.KeyHeads, shape.HeadSize], [Qkv.size(1), shape.HeadSize, 1], Start(which));
+        }
+
+        private long Start(int which) => which == 0 ? 0 : (_owner._shape.Heads + ((which - 1) * _owner._shape.KeyHeads)) * _owner._shape.HeadSize;
+    }
+}

@@ -1,0 +1,112 @@
+using static TorchSharp.torch;
+
+namespace LoraSharp.Training.Fused;
+
+/// <summary>Sizes of a Llama-shaped decoder: pre-norm RMSNorm, grouped-query attention with RoPE over whole heads, SwiGLU.</summary>
+internal sealed record FusedShape
+{
+    /// <summary>Hidden size d.</summary>
+    public required long Size { get; init; }
+
+    /// <summary>Query heads h.</summary>
+    public required long Heads { get; init; }
+
+    /// <summary>Key and value heads.</summary>
+    public required long KeyHeads { get; init; }
+
+    /// <summary>Size of a head e.</summary>
+    public required long HeadSize { get; init; }
+
+    /// <summary>Inner size of the MLP.</summary>
+    public required long Inner { get; init; }
+
+    /// <summary>Vocabulary v.</summary>
+    public required long Vocabulary { get; init; }
+
+    /// <summary>RMSNorm's epsilon.</summary>
+    public required double Epsilon { get; init; }
+
+    /// <summary>Factor on q·kᵀ.</summary>
+    public required double AttentionScale { get; init; }
+}
+
+/// <summary>A frozen linear layer and its adapter, as the fused step takes it over.</summary>
+internal sealed record FusedLinear
+{
+    /// <summary>Name in the state dict.</summary>
+    public required string Name { get; init; }
+
+    /// <summary>f.</summary>
+    public required long Rows { get; init; }
+
+    /// <summary>Writes the base weight as bf16 into a view [f, k] with a row stride of its own.</summary>
+    public required Action<Tensor> WriteBase { get; init; }
+
+    /// <summary>A [r, k] float32, or null without an adapter; updated by <see cref="FusedLoraStep.ReadBack"/>.</summary>
+    public Tensor? A { get; init; }
+
+    /// <summary>B [f, r] float32.</summary>
+    public Tensor? B { get; init; }
+
+    /// <summary>alpha/r.</summary>
+    public double Scaling { get; init; }
+}
+
+/// <summary>One decoder layer.</summary>
+internal sealed record FusedLayer(Tensor AttentionNorm, Tensor MlpNorm, FusedLinear Query, FusedLinear Key, FusedLinear Value, FusedLinear Output, FusedLinear Gate, FusedLinear Up, FusedLinear Down);
+
+/// <summary>Everything the fused step reads of a model; tensors stay their owner's.</summary>
+/// <param name="Shape">Sizes.</param>
+/// <param name="Embedding">[v, d] bf16.</param>
+/// <param name="Layers">In order.</param>
+/// <param name="FinalNorm">[d] bf16.</param>
+/// <param name="Head">[v, d] bf16; may be the embedding.</param>
+/// <param name="Cosines">[positions, e/2] float32.</param>
+/// <param name="Sines">[positions, e/2] float32.</param>
+internal sealed record FusedModel(FusedShape Shape, Tensor Embedding, IReadOnlyList<FusedLayer> Layers, Tensor FinalNorm, Tensor Head, Tensor Cosines, Tensor Sines);
+
+/// <summary>How the fused step runs.</summary>
+internal sealed record FusedOptions
+{
+    /// <summary>b: rows of a micro-batch.</summary>
+    public required int Rows { get; init; }
+
+    /// <summary>s: tokens of a row; fixed.</summary>
+    public required int Length { get; init; }
+
+    /// <summary>True when rows hold several sequences: attention follows their borders.</summary>
+    public bool Packed { get; init; }
+
+    /// <summary>Most sequences in a micro-batch when packed.</summary>
+    public int MostSequences { get; init; } = 512;
+
+    /// <summary>Keep only each layer's input; compute the layer again for the backward pass.</summary>
+    public bool Checkpointing { get; init; }
+
+    /// <summary>Base matrices take turns in one buffer, written before each use (4-bit bases).</summary>
+    public bool SharedWeights { get; init; }
+
+    /// <summary>Capture each half of a step in a CUDA graph.</summary>
+    public bool Graphs { get; init; } = true;
+
+    /// <summary>Rows of logits that exist at a time.</summary>
+    public int LossChunk { get; init; } = 1024;
+
+    /// <summary>AdamW's β₁.</summary>
+    public double Beta1 { get; init; } = 0.9;
+
+    /// <summary>AdamW's β₂.</summary>
+    public double Beta2 { get; init; } = 0.999;
+
+    /// <summary>AdamW's ε.</summary>
+    public double Epsilon { get; init; } = 1e-8;
+
+    /// <summary>Decoupled weight decay.</summary>
+    public double WeightDecay { get; init; }
+
+    /// <summary>Largest gradient norm; 0 for no clipping.</summary>
+    public double MaxGradNorm { get; init; } = 1;
+
+    /// <summary>LoRA+.</summary>
+    public double LoraplusRatio { get; init; } = 1;
+}
