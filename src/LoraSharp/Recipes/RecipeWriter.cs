@@ -25,6 +25,9 @@ public static class RecipeWriter
         return [.. left.Where(p => right[p.Key] != p.Value).Select(p => $"{p.Key}: {p.Value} → {right[p.Key]}")];
     }
 
+    /// <summary>Every setting as dotted key and YAML value.</summary>
+    public static IReadOnlyDictionary<string, string> Settings(Recipe recipe) => Flat(recipe);
+
     private static Dictionary<string, string> Flat(Recipe recipe)
     {
         var all = new Dictionary<string, string>(StringComparer.Ordinal);

@@ -1,0 +1,389 @@
+using System.Globalization;
+using System.Text.Json.Nodes;
+using LoraSharp.Adapters;
+using LoraSharp.Formats;
+using LoraSharp.Formats.Datasets;
+using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Formats.Peft;
+using LoraSharp.Formats.Safetensors;
+using LoraSharp.Layers;
+using LoraSharp.Quantization;
+using LoraSharp.Recipes;
+using LoraSharp.Tensors;
+using LoraSharp.Training;
+using LoraSharp.Training.Checkpoints;
+using LoraSharp.Training.Data;
+using LoraSharp.Training.Loss;
+using LoraSharp.Training.Preferences;
+using static TorchSharp.torch;
+
+namespace LoraSharp;
+
+/// <summary>
+/// The main path: a recipe becomes a run folder with the adapter (or the full checkpoint), a model card, the resolved
+/// recipe, metrics, a plot of the loss and checkpoints. A run that was cut off goes on when it is started again.
+/// </summary>
+public sealed class FineTuneRun
+{
+    private readonly Recipe _recipe;
+    private readonly string? _recipeFolder;
+    private readonly TimeProvider _clock;
+
+    /// <summary>Prepares a run.</summary>
+    /// <param name="recipe">All settings.</param>
+    /// <param name="recipeFolder">Relative paths that do not exist from the working folder are looked up here; null for none.</param>
+    /// <param name="clock">For speed, and the date in the model card.</param>
+    public FineTuneRun(Recipe recipe, string? recipeFolder = null, TimeProvider? clock = null)
+    {
+        _recipe = recipe;
+        _recipeFolder = recipeFolder;
+        _clock = clock ?? TimeProvider.System;
+    }
+
+    /// <summary>Loads, trains, writes.</summary>
+    /// <param name="observers">Hear of every step.</param>
+    /// <param name="notes">Told what a user should know: rows that were cut, layers that are adapted, warnings.</param>
+    /// <param name="cancellation">Ends the run after the step it is in, with a checkpoint.</param>
+    /// <exception cref="LoraSharpException">Faulty settings, data or model; a loss that is no number; an output folder that is in use.</exception>
+    public FineTuneResult Execute(IReadOnlyList<ITrainingObserver>? observers = null, Action<string>? notes = null, CancellationToken cancellation = default)
+    {
+        notes ??= _ => { };
+        if (_recipe.Data.Train.Count == 0)
+        {
+            throw new LoraSharpException("data.train is missing: give a file, a folder or a list of them.");
+        }
+
+        var folder = new RunFolder(_recipe.Output);
+        folder.Claim(_recipe);
+        bool full = _recipe.Method == "full";
+        using LoadedModel loaded = EngineSetup.Load(Engine(full));
+        IReadOnlyList<NamedTensor> trainable = full ? [.. loaded.Model.Parameters.DistinctBy(p => p.Name)] : AddAdapter(loaded, notes);
+        DataOptions dataOptions = Data();
+        using TrainingData data = TrainingData.Load(dataOptions, TokenizerOf(loaded), ChatOf(loaded), cancellation: cancellation);
+        foreach (string warning in data.Report.Warnings())
+        {
+            notes(warning);
+        }
+
+        TrainerOptions options = Options(data, loaded);
+        BatchOptions batches = Batches(loaded, data);
+        using IBatchSource source = Planner(data, batches);
+        using var metrics = new MetricsFile(folder.Metrics);
+        var curve = new LossCurve(folder.Metrics);
+        using var trainer = new Trainer(
+            new TrainingSetup
+            {
+                Objective = Objective(loaded, data, options, folder),
+                Trainable = trainable,
+                Batches = source,
+                Validation = Validation(data, batches),
+                Observers = [metrics, curve, .. observers ?? []],
+                Checkpoints = new CheckpointStore(folder.Checkpoints, _recipe.Training.KeepLast),
+                WriteModel = full ? null : target => Write(loaded, target, full),
+                Recipe = Fingerprint(),
+                Clock = _clock,
+            },
+            options);
+        TrainingResult result = trainer.Run(cancellation);
+        curve.Draw(folder.Plot, $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(_recipe.Model))}, {_recipe.Method}");
+        if (result.End == TrainingEnd.Interrupted)
+        {
+            return new FineTuneResult(result, folder.Path, trainable.Sum(t => t.Value.NumberOfElements), Complete: false);
+        }
+
+        Write(loaded, folder.Path, full);
+        long parameters = trainable.Sum(t => t.Value.NumberOfElements);
+        AtomicFile.WriteText(folder.Card, ModelCard.Write(_recipe, loaded.Source.Config, data.Report, result, parameters, curve.FirstLoss, _clock.GetUtcNow()));
+        folder.Complete();
+        return new FineTuneResult(result, folder.Path, parameters, Complete: true);
+    }
+
+    private EngineOptions Engine(bool full)
+    {
+        Device device = EngineSetup.FindDevice(_recipe.Device);
+        return new EngineOptions
+        {
+            Model = Resolve(_recipe.Model),
+            DType = _recipe.Dtype == "auto" ? device.type == TorchSharp.DeviceType.CPU ? "float32" : "bfloat16" : _recipe.Dtype,
+            Device = _recipe.Device,
+            ModelType = _recipe.ModelType,
+            TrainBase = full,
+            Quantization = _recipe.Method == "qlora"
+                ? new QuantizationOptions
+                {
+                    Type = _recipe.Quantization.Type == "fp4" ? FourBitType.Fp4 : FourBitType.Nf4,
+                    DoubleQuantization = _recipe.Quantization.Double,
+                    BlockSize = _recipe.Quantization.BlockSize,
+                    SkipModules = _recipe.Quantization.SkipModules,
+                }
+                : null,
+        };
+    }
+
+    private IReadOnlyList<NamedTensor> AddAdapter(LoadedModel loaded, Action<string> notes)
+    {
+        AdapterRecipe a = _recipe.Adapter;
+        LoraAdapter adapter;
+        if (a.InitFrom is { } path)
+        {
+            using AdapterFolder start = EngineSetup.OpenAdapter(Resolve(path), loaded.Source);
+            adapter = loaded.Adapters.Load(start, trainable: true);
+        }
+        else
+        {
+            adapter = loaded.Adapters.Create(
+                new LoraOptions
+                {
+                    Rank = a.Rank,
+                    Alpha = a.Alpha,
+                    Dropout = a.Dropout,
+                    Targets = Selector(a.Targets),
+                    Exclude = a.Exclude is null ? null : Selector(a.Exclude),
+                    LayersToTransform = a.LayersToTransform,
+                    LayersPattern = a.LayersPattern is null ? null : [a.LayersPattern],
+                    RankPattern = a.RankPattern,
+                    AlphaPattern = a.AlphaPattern,
+                    UseRsLora = a.Rslora,
+                    UseDora = a.Dora,
+                    LoraBias = a.LoraBias,
+                    Bias = a.Bias,
+                    ModulesToSave = a.ModulesToSave.Count > 0 ? a.ModulesToSave : null,
+                    TrainableTokens = a.TrainableTokens.Count > 0 ? new Dictionary<string, IReadOnlyList<long>> { ["embed_tokens"] = [.. a.TrainableTokens.Select(t => (long)t)] } : null,
+                    Init = a.Init == "default" ? "true" : a.Init,
+                },
+                _recipe.Training.Seed,
+                baseModel: _recipe.Model);
+        }
+
+        foreach (string warning in adapter.Warnings)
+        {
+            notes(warning);
+        }
+
+        loaded.Adapters.Select(AdapterSet.DefaultName);
+        return [.. loaded.Adapters.Trainable];
+    }
+
+    private static ModuleSelector Selector(NameSet names) => names.Single is { } text ? ModuleSelector.Parse(text) : ModuleSelector.List(names.Names);
+
+    private DataOptions Data()
+    {
+        DataRecipe d = _recipe.Data;
+        return new DataOptions
+        {
+            Train = [.. d.Train.Select(s => new DataSource { Path = Resolve(s.Path), Weight = s.Weight, Format = s.Format is null ? null : Format(s.Format), MaxSamples = s.MaxSamples })],
+            Validation = ValidationSource.Parse(double.TryParse(d.Validation, NumberStyles.Float, CultureInfo.InvariantCulture, out _) ? d.Validation : Resolve(d.Validation)),
+            Format = Format(d.Format),
+            MaxLength = d.MaxLength,
+            TrainOn = d.TrainOn switch { "all" => TrainOn.All, "completions" => TrainOn.Completions, _ => TrainOn.Assistant },
+            Columns = d.Columns,
+            PromptTemplate = d.PromptTemplate,
+            MaxSamples = d.MaxSamples,
+            Seed = (ulong)_recipe.Training.Seed,
+        };
+    }
+
+    private static DatasetFormat Format(string name) => name switch
+    {
+        "chat" => DatasetFormat.Chat,
+        "alpaca" => DatasetFormat.Alpaca,
+        "prompt_completion" => DatasetFormat.PromptCompletion,
+        "text" => DatasetFormat.Text,
+        "preference" => DatasetFormat.Preference,
+        "kto" => DatasetFormat.Kto,
+        "tokenized" => DatasetFormat.Tokenized,
+        "auto" => DatasetFormat.Auto,
+        _ => throw new LoraSharpException($"data.format is '{name}'. Expected auto, chat, alpaca, prompt_completion, text, preference, kto or tokenized."),
+    };
+
+    // Rows that came tokenized need no tokenizer; without one every other kind is an error where the row is met.
+    private static Formats.Tokenization.Tokenizer? TokenizerOf(LoadedModel loaded)
+    {
+        try
+        {
+            return loaded.Tokenizer;
+        }
+        catch (LoraSharpException)
+        {
+            return null;
+        }
+    }
+
+    private static ChatRenderer? ChatOf(LoadedModel loaded) => loaded.ChatTemplate is not { } template ? null : (messages, prompt, variables) =>
+    {
+        Formats.Chat.RenderedChat rendered = template.Render(messages, prompt, variables);
+        return (rendered.Text, rendered.AssistantSpans);
+    };
+
+    private TrainerOptions Options(TrainingData data, LoadedModel loaded)
+    {
+        TrainingRecipe t = _recipe.Training;
+        _ = loaded;
+        var options = new TrainerOptions
+        {
+            Epochs = t.Epochs,
+            MaxSteps = t.MaxSteps,
+            Optimizer = t.Optimizer switch { "adamw8bit" => OptimizerKind.AdamW8bit, "sgd" => OptimizerKind.Sgd, "muon" => OptimizerKind.Muon, _ => OptimizerKind.AdamW },
+            LearningRate = t.LearningRate,
+            Schedule = t.Schedule switch
+            {
+                "constant" => ScheduleKind.Constant,
+                "linear" => ScheduleKind.Linear,
+                "cosine_with_min" => ScheduleKind.CosineWithMinimum,
+                "wsd" => ScheduleKind.WarmupStableDecay,
+                "inverse_sqrt" => ScheduleKind.InverseSqrt,
+                _ => ScheduleKind.Cosine,
+            },
+            WarmupSteps = t.WarmupSteps,
+            MinimumLearningRateRatio = t.MinLearningRateRatio,
+            WeightDecay = t.WeightDecay,
+            Beta1 = t.AdamBeta1,
+            Beta2 = t.AdamBeta2,
+            Epsilon = t.AdamEpsilon,
+            MaxGradNorm = t.MaxGradNorm,
+            Seed = t.Seed,
+            LoraPlusRatio = t.LoraplusRatio,
+            GradientCheckpointing = t.GradientCheckpointing switch { "on" => GradientCheckpointing.On, "off" => GradientCheckpointing.Off, _ => GradientCheckpointing.Auto },
+            LabelSmoothing = t.LabelSmoothing,
+            ZLoss = t.ZLoss,
+            NeftuneAlpha = t.NeftuneAlpha,
+            EvalInterval = t.EvalSteps,
+            SaveInterval = t.SaveSteps,
+            KeepLast = t.KeepLast,
+            EarlyStoppingPatience = t.EarlyStopping,
+            LoadBestAtEnd = t.EarlyStopping > 0,
+            EmaDecay = t.EmaDecay,
+        };
+        if (t.SaveSteps == 0)
+        {
+            // About ten checkpoints in a run, so that a crash costs at most a tenth of it.
+            using IBatchSource once = Planner(data, Batches(null, data));
+            long total = t.MaxSteps > 0 ? t.MaxSteps : once.TotalSteps ?? (long)Math.Ceiling(t.Epochs * (once.StepsPerEpoch ?? 0));
+            options = options with { SaveInterval = Math.Max(1, total / 10) };
+        }
+
+        return t.Schedule == "wsd" ? options with { DecaySteps = Math.Max(1, (long)(t.DecayRatio * Math.Max(t.MaxSteps, 1))) } : options;
+    }
+
+    private BatchOptions Batches(LoadedModel? loaded, TrainingData data)
+    {
+        bool tokenized = data.Report.Sources.Any(s => s.Format == DatasetFormat.Tokenized.Name());
+        return new BatchOptions
+        {
+            BatchSize = _recipe.Training.BatchSize,
+            GradientAccumulation = _recipe.Training.GradientAccumulation,
+            Epochs = _recipe.Training.Epochs,
+            MaxSteps = _recipe.Training.MaxSteps,
+            Shuffle = _recipe.Data.Shuffle,
+            Seed = (ulong)_recipe.Training.Seed,
+            // A tokenized line is one row of a micro-batch as it stands.
+            Packing = _recipe.Data.Packing && !tokenized && data.Kind == ExampleKind.Plain,
+            MaxLength = _recipe.Data.MaxLength,
+            GroupByLength = _recipe.Data.GroupByLength,
+            PadTokenId = loaded is null ? 0 : TokenizerOf(loaded)?.PadTokenId ?? 0,
+        };
+    }
+
+    private static IBatchSource Planner(TrainingData data, BatchOptions options) => data.Kind switch
+    {
+        ExampleKind.Preference => new PairPlanner(data.Train, options, data.Sources),
+        ExampleKind.Kto => new KtoPlanner(data.Train, data.TrainVerdicts, options, data.Sources),
+        _ => new BatchPlanner(data.Train, options, data.Sources),
+    };
+
+    private static Func<IEnumerable<MicroBatch>>? Validation(TrainingData data, BatchOptions options) => data.Validation is not { } rows ? null : data.Kind switch
+    {
+        ExampleKind.Preference => () => PairPlanner.InOrder(rows, options.BatchSize, options.PadTokenId),
+        ExampleKind.Kto => () => KtoPlanner.InOrder(rows, data.ValidationVerdicts, options.BatchSize, options.PadTokenId),
+        _ => () => BatchPlanner.InOrder(rows, options.BatchSize, options.PadTokenId),
+    };
+
+    private ITrainingObjective Objective(LoadedModel loaded, TrainingData data, TrainerOptions options, RunFolder folder)
+    {
+        PreferenceRecipe p = _recipe.Preference;
+        var noise = new List<ITrainingNoise> { new AdapterNoise(loaded.Adapters, _recipe.Training.Seed) };
+        if (options.NeftuneAlpha > 0)
+        {
+            noise.Add(new Neftune(loaded.Model, options));
+        }
+
+        var all = new CombinedNoise(noise);
+        if (data.Kind == ExampleKind.Plain)
+        {
+            return p.Loss == "none"
+                ? new LanguageModelingObjective(loaded.Model, options, all)
+                : throw new LoraSharpException($"preference.loss is {p.Loss}, but the rows are no preferences. Expected rows with chosen and rejected (or label, for kto), or preference.loss: none.");
+        }
+
+        string loss = p.Loss != "none" ? p.Loss : data.Kind == ExampleKind.Kto ? "kto" : "dpo";
+        if ((loss == "kto") != (data.Kind == ExampleKind.Kto))
+        {
+            throw new LoraSharpException($"preference.loss is {loss}, but the rows are of the kind {data.Kind}. kto learns from single answers with a label, the others from pairs of chosen and rejected.");
+        }
+
+        if (_recipe.Method == "full")
+        {
+            throw new LoraSharpException("preference training needs an adapter: the reference is the same base with the adapter off. Use method: lora or qlora.");
+        }
+
+        var preference = new PreferenceOptions
+        {
+            Kind = loss switch { "ipo" => PreferenceKind.Ipo, "hinge" => PreferenceKind.Hinge, "orpo" => PreferenceKind.Orpo, "simpo" => PreferenceKind.SimPo, "kto" => PreferenceKind.Kto, _ => PreferenceKind.Sigmoid },
+            Beta = p.Beta,
+            LabelSmoothing = p.LabelSmoothing,
+            Gamma = p.Gamma,
+        };
+        return new PreferenceObjective(loaded.Model, preference, options, loaded.Adapters.Disable, all, new ReferenceCache(Path.Combine(folder.Path, "reference.json"), _recipe.Model));
+    }
+
+    private void Write(LoadedModel loaded, string folder, bool full)
+    {
+        if (!full)
+        {
+            _ = AdapterWriter.Write(loaded.Adapters[AdapterSet.DefaultName], folder, loaded.Adapters.Base);
+            return;
+        }
+
+        // Each tensor in the type the base stores it in; what full fine-tuning does not touch travels along.
+        SafetensorsWriter.Write(
+            Path.Combine(folder, "model.safetensors"),
+            loaded.Model.Parameters.DistinctBy(p => p.Name).Where(p => loaded.Source.Tensors.Tensors.ContainsKey(p.Name)).Select(p => ToWrite(p, loaded.Source.Tensors.Tensors[p.Name].Type)),
+            new Dictionary<string, string> { ["format"] = "pt" });
+        foreach (string file in Directory.EnumerateFiles(loaded.Source.Location).Where(f => IsCompanion(Path.GetFileName(f))))
+        {
+            File.Copy(file, Path.Combine(folder, Path.GetFileName(file)), overwrite: true);
+        }
+    }
+
+    private static bool IsCompanion(string name) =>
+        (name.EndsWith(".json", StringComparison.Ordinal) || name.EndsWith(".jinja", StringComparison.Ordinal) || name is "tokenizer.model" or "merges.txt" or "vocab.txt")
+        && !name.EndsWith(".index.json", StringComparison.Ordinal) && name is not "golden.json";
+
+    private static TensorToWrite ToWrite(NamedTensor parameter, ElementType stored) => new(
+        new TensorInfo(parameter.Name, stored, parameter.Value.shape),
+        stream =>
+        {
+            using IDisposable none = no_grad();
+            using Tensor typed = parameter.Value.detach().to(stored.ToScalarType());
+            TensorBytes.CopyTo(typed, stream);
+        });
+
+    // What must be equal for a run to be gone on with: everything but where it is written and how long it is kept.
+    private JsonObject Fingerprint()
+    {
+        Recipe same = _recipe with { Output = "", Overwrite = false, Device = "", Training = _recipe.Training with { KeepLast = 1 } };
+        return new JsonObject(RecipeWriter.Settings(same).Select(s => KeyValuePair.Create(s.Key, (JsonNode?)JsonValue.Create(s.Value))));
+    }
+
+    private string Resolve(string path) =>
+        _recipeFolder is null || Path.IsPathRooted(path) || File.Exists(path) || Directory.Exists(path) || !(File.Exists(Path.Combine(_recipeFolder, path)) || Directory.Exists(Path.Combine(_recipeFolder, path)))
+            ? path
+            : Path.Combine(_recipeFolder, path);
+}
+
+/// <summary>What came of a run.</summary>
+/// <param name="Training">Steps, losses, how it ended.</param>
+/// <param name="Folder">The run folder.</param>
+/// <param name="TrainedParameters">How many numbers were trained.</param>
+/// <param name="Complete">False when it was interrupted: starting it again goes on.</param>
+public sealed record FineTuneResult(TrainingResult Training, string Folder, long TrainedParameters, bool Complete);
