@@ -1,4 +1,5 @@
 using LoraSharp.Formats;
+using LoraSharp.Quantization;
 
 namespace LoraSharp;
 
@@ -19,6 +20,12 @@ public sealed record EngineOptions
 
     /// <summary>nf4 quantises the base while it loads; none leaves it.</summary>
     public string Quantize { get; init; } = "none";
+
+    /// <summary>How to quantise, instead of what <see cref="Quantize"/> stands for; null leaves it to that.</summary>
+    public QuantizationOptions? Quantization { get; init; }
+
+    /// <summary>Full fine-tuning: every weight gets a gradient, and no adapter can be put on.</summary>
+    public bool TrainBase { get; init; }
 
     /// <summary>Treat the model as this family, whatever <c>config.json</c> says; null for what it says.</summary>
     public string? ModelType { get; init; }

@@ -3,6 +3,7 @@ using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Gguf;
 using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Formats.Hub;
 using LoraSharp.Formats.Peft;
 using LoraSharp.Layers;
 using LoraSharp.Models;
@@ -29,18 +30,16 @@ public static class EngineSetup
         try
         {
             ModelSource source = Own(OpenModel(options.Model));
-            ILinearFactory factory = new DenseLinearFactory();
-            if (options.Quantize == "nf4")
-            {
-                factory = Own(new Nf4LinearFactory(new QuantizationOptions(), factory));
-            }
-
+            // A checkpoint that is in 4 bits already is taken as it is.
+            QuantizationOptions? quantization = options.Quantization ?? (options.Quantize == "nf4" ? new QuantizationOptions() : null);
+            var dense = new DenseLinearFactory(options.TrainBase);
+            ILinearFactory factory = options.TrainBase ? dense : Own(new Nf4LinearFactory(quantization, dense));
             AdapterSet adapters = Own(new AdapterSet());
-            CausalLanguageModel model = Own(ModelLoader.Load(source, new LoraLinearFactory(adapters, factory), dtype, device, options.ModelType));
+            CausalLanguageModel model = Own(ModelLoader.Load(source, options.TrainBase ? factory : new LoraLinearFactory(adapters, factory), dtype, device, options.ModelType));
             var chosen = new List<(string, double)>();
             foreach ((string path, double weight) in options.Adapters)
             {
-                using AdapterFolder folder = AdapterFolder.Open(path);
+                using AdapterFolder folder = OpenAdapter(path, source);
                 chosen.Add((adapters.Load(folder, $"adapter{chosen.Count}").Name, weight));
             }
 
@@ -65,12 +64,28 @@ public static class EngineSetup
         }
     }
 
-    /// <summary>A folder or a .gguf file.</summary>
+    /// <summary>Opens a model by the name a user gives it: a folder, a .gguf file, or a hub name in the local cache. A bitsandbytes checkpoint is seen dequantised.</summary>
+    /// <exception cref="LoraSharpException">There is none, or it is malformed.</exception>
     public static ModelSource OpenModel(string name)
     {
         ArgumentException.ThrowIfNullOrEmpty(name);
-        return name.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufCheckpoint.OpenModel(name) : ModelSource.OpenFolder(name);
+        return BitsAndBytesSource.Unwrap(name.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufCheckpoint.OpenModel(name) : ModelSource.OpenFolder(Find(name), name));
     }
+
+    /// <summary>Opens an adapter by the name a user gives it: a PEFT folder, a .gguf adapter, or a hub name in the local cache.</summary>
+    /// <param name="name">As given.</param>
+    /// <param name="model">The base; a .gguf adapter's tensors are named and ordered by its kind.</param>
+    public static AdapterFolder OpenAdapter(string name, ModelSource? model)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(name);
+        return name.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufAdapter.Open(name, model?.Config) : AdapterFolder.Open(Find(name));
+    }
+
+    // A folder wins over the cache, so that a path never turns into a download's name.
+    private static string Find(string name) =>
+        Directory.Exists(name) || !HubName.TryParse(name, out HubName? hub) || File.Exists(name)
+            ? name
+            : HubCache.FromEnvironment().RequireSnapshot(name);
 
     /// <summary>The device of this name.</summary>
     /// <exception cref="LoraSharpException">It names a GPU that is not there.</exception>

@@ -231,7 +231,7 @@ public sealed class FineTuneRun
                 "linear" => ScheduleKind.Linear,
                 "cosine_with_min" => ScheduleKind.CosineWithMinimum,
                 "wsd" => ScheduleKind.WarmupStableDecay,
-                "inverse_sqrt" => ScheduleKind.InverseSqrt,
+                "inverse_sqrt" => ScheduleKind.InverseSquareRoot,
                 _ => ScheduleKind.Cosine,
             },
             WarmupSteps = t.WarmupSteps,
@@ -304,7 +304,7 @@ public sealed class FineTuneRun
         var noise = new List<ITrainingNoise> { new AdapterNoise(loaded.Adapters, _recipe.Training.Seed) };
         if (options.NeftuneAlpha > 0)
         {
-            noise.Add(new Neftune(loaded.Model, options));
+            noise.Add(new NeftuneNoise(options.NeftuneAlpha, _recipe.Training.Seed));
         }
 
         var all = new CombinedNoise(noise);
