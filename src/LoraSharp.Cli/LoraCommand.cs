@@ -62,7 +62,9 @@ internal static class LoraCommand
         yield return GenerateCommand.Create();
         yield return ChatCommand.Create();
         yield return LogitsCommand.Create();
+        yield return QuickstartCommand.Create();
         yield return TrainCommand.Create();
+        yield return EvalCommand.Create();
         yield return MergeCommand.Create();
         yield return CombineCommand.Create();
         yield return ExtractCommand.Create();

@@ -3,7 +3,6 @@ using System.Text.Json.Nodes;
 using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Datasets;
-using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Peft;
 using LoraSharp.Formats.Safetensors;
 using LoraSharp.Layers;
@@ -59,7 +58,7 @@ public sealed class FineTuneRun
         using LoadedModel loaded = EngineSetup.Load(Engine(full));
         IReadOnlyList<NamedTensor> trainable = full ? [.. loaded.Model.Parameters.DistinctBy(p => p.Name)] : AddAdapter(loaded, notes);
         DataOptions dataOptions = Data();
-        using TrainingData data = TrainingData.Load(dataOptions, TokenizerOf(loaded), ChatOf(loaded), cancellation: cancellation);
+        using TrainingData data = TrainingData.Load(dataOptions, loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation);
         foreach (string warning in data.Report.Warnings())
         {
             notes(warning);
@@ -196,25 +195,6 @@ public sealed class FineTuneRun
         _ => throw new LoraSharpException($"data.format is '{name}'. Expected auto, chat, alpaca, prompt_completion, text, preference, kto or tokenized."),
     };
 
-    // Rows that came tokenized need no tokenizer; without one every other kind is an error where the row is met.
-    private static Formats.Tokenization.Tokenizer? TokenizerOf(LoadedModel loaded)
-    {
-        try
-        {
-            return loaded.Tokenizer;
-        }
-        catch (LoraSharpException)
-        {
-            return null;
-        }
-    }
-
-    private static ChatRenderer? ChatOf(LoadedModel loaded) => loaded.ChatTemplate is not { } template ? null : (messages, prompt, variables) =>
-    {
-        Formats.Chat.RenderedChat rendered = template.Render(messages, prompt, variables);
-        return (rendered.Text, rendered.AssistantSpans);
-    };
-
     private TrainerOptions Options(TrainingData data, LoadedModel loaded)
     {
         TrainingRecipe t = _recipe.Training;
@@ -280,7 +260,7 @@ public sealed class FineTuneRun
             Packing = _recipe.Data.Packing && !tokenized && data.Kind == ExampleKind.Plain,
             MaxLength = _recipe.Data.MaxLength,
             GroupByLength = _recipe.Data.GroupByLength,
-            PadTokenId = loaded is null ? 0 : TokenizerOf(loaded)?.PadTokenId ?? 0,
+            PadTokenId = loaded is null ? 0 : loaded.TokenizerOrNull?.PadTokenId ?? 0,
         };
     }
 

@@ -8,6 +8,7 @@ using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Tokenization;
 using LoraSharp.Inference;
 using LoraSharp.Models;
+using LoraSharp.Training.Data;
 
 namespace LoraSharp;
 
@@ -40,6 +41,29 @@ public sealed class LoadedModel : IDisposable
     /// <summary>Text to ids; read when first asked for.</summary>
     /// <exception cref="LoraSharpException">The model comes without a tokenizer.</exception>
     public Tokenizer Tokenizer => _tokenizer.Value;
+
+    /// <summary>The same, or null where there is none: rows that came tokenized need none.</summary>
+    public Tokenizer? TokenizerOrNull
+    {
+        get
+        {
+            try
+            {
+                return Tokenizer;
+            }
+            catch (LoraSharpException)
+            {
+                return null;
+            }
+        }
+    }
+
+    /// <summary>The chat template as the data pipeline takes it; null where there is none.</summary>
+    public ChatRenderer? ChatRenderer => ChatTemplate is not { } template ? null : (messages, prompt, variables) =>
+    {
+        RenderedChat rendered = template.Render(messages, prompt, variables);
+        return (rendered.Text, rendered.AssistantSpans);
+    };
 
     /// <summary>The chat template; null where there is none.</summary>
     public ChatTemplate? ChatTemplate => _template.Value;

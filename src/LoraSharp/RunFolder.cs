@@ -48,6 +48,7 @@ internal sealed class RunFolder(string path)
             }
         }
 
+        Directory.CreateDirectory(Path);
         if (recipe.Overwrite)
         {
             File.Delete(CompleteMark);
