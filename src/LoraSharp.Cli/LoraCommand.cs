@@ -59,23 +59,23 @@ internal static class LoraCommand
     // One line a command, in the order of the help text. Each lives in a file of its own in Commands/.
     private static IEnumerable<Command> All()
     {
-        yield return GenerateCommand.Create();
-        yield return ChatCommand.Create();
-        yield return LogitsCommand.Create();
         yield return QuickstartCommand.Create();
         yield return TrainCommand.Create();
         yield return EvalCommand.Create();
+        yield return GenerateCommand.Create();
+        yield return ChatCommand.Create();
         yield return MergeCommand.Create();
         yield return CombineCommand.Create();
         yield return ExtractCommand.Create();
         yield return ConvertCommand.Create();
+        yield return InspectCommand.Create();
         yield return QuantizeCommand.Create();
         yield return ExportCommand.Create();
         yield return ImportCommand.Create();
-        yield return InspectCommand.Create();
-        yield return TokenizeCommand.Create();
         yield return PullCommand.Create();
         yield return PushCommand.Create();
+        yield return TokenizeCommand.Create();
+        yield return LogitsCommand.Create();
     }
 
     private static string CommandPath(ParseResult result)
