@@ -16,7 +16,27 @@ namespace LoraSharp;
 /// <param name="AdapterEffect">Largest |logit with the adapter − logit of the base|: 0 means that the adapter does nothing.</param>
 /// <param name="Positions">Positions that were compared.</param>
 /// <param name="ComputeType">Type it was computed in.</param>
-public sealed record MergeProbeReport(double MaxLogitDifference, double MaxLogit, double MaxTopProbabilityDifference, int TopTokenChanges, double AdapterEffect, int Positions, ScalarType ComputeType);
+/// <param name="Warnings">What loading the adapters had to say.</param>
+public sealed record MergeProbeReport(double MaxLogitDifference, double MaxLogit, double MaxTopProbabilityDifference, int TopTokenChanges, double AdapterEffect, int Positions, ScalarType ComputeType, IReadOnlyList<string> Warnings);
+
+/// <summary>Settings of <see cref="MergeProbe"/>.</summary>
+public sealed record MergeProbeOptions
+{
+    /// <summary>Tokens in two rows; default 64.</summary>
+    public int Tokens { get; init; } = 64;
+
+    /// <summary>The adapters were taken out, so they count negative; default false.</summary>
+    public bool Unmerge { get; init; }
+
+    /// <summary>Seed of the random tokens; default 0.</summary>
+    public long Seed { get; init; }
+
+    /// <summary>Treat the models as this family; null for what <c>config.json</c> says.</summary>
+    public string? ModelType { get; init; }
+
+    /// <summary>cpu, cuda, cuda:n, or auto; default auto.</summary>
+    public string Device { get; init; } = "auto";
+}
 
 /// <summary>
 /// Runs base + adapter and the merged model on the same random tokens, one after the other, and compares the logits.
@@ -27,31 +47,33 @@ public static class MergeProbe
     /// <param name="model">The base.</param>
     /// <param name="adapters">What was merged.</param>
     /// <param name="merged">The result.</param>
-    /// <param name="tokens">Tokens in two rows.</param>
-    /// <param name="unmerge">The adapters were taken out.</param>
-    /// <param name="seed">Of the tokens.</param>
-    public static MergeProbeReport Measure(ModelSource model, IReadOnlyList<MergedAdapter> adapters, ModelSource merged, int tokens = 64, bool unmerge = false, long seed = 0)
+    /// <param name="options">How; null for the defaults.</param>
+    public static MergeProbeReport Measure(ModelSource model, IReadOnlyList<MergedAdapter> adapters, ModelSource merged, MergeProbeOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(adapters);
         ArgumentNullException.ThrowIfNull(merged);
         NativeRuntime.EnsureLoaded();
+        options ??= new MergeProbeOptions();
+        Device device = EngineSetup.FindDevice(options.Device);
         ScalarType dtype = ComputeType(model);
         using var scope = NewDisposeScope();
         using var grad = no_grad();
-        using var generator = new Generator((ulong)seed, CPU);
+        using var generator = new Generator((ulong)options.Seed, CPU);
         Tensor plain, adapted;
         Tensor ids;
+        string[] warnings;
         using (var set = new AdapterSet())
-        using (CausalLanguageModel network = ModelLoader.Load(model, new LoraLinearFactory(set, new DenseLinearFactory()), dtype, CPU))
+        using (CausalLanguageModel network = ModelLoader.Load(model, new LoraLinearFactory(set, new DenseLinearFactory()), dtype, device, options.ModelType))
         {
-            ids = randint(network.Config.VocabularySize, [2, Math.Max(1, tokens / 2)], ScalarType.Int64, generator: generator);
+            ids = randint(network.Config.VocabularySize, [2, Math.Max(1, options.Tokens / 2)], ScalarType.Int64, generator: generator).to(device);
             plain = Logits(network, ids);
-            set.Select([.. adapters.Select((a, i) => (set.Load(a.Folder, $"adapter{i}").Name, unmerge ? -a.Weight : a.Weight))]);
+            set.Select([.. adapters.Select((a, i) => (set.Load(a.Folder, $"adapter{i}").Name, options.Unmerge ? -a.Weight : a.Weight))]);
             adapted = Logits(network, ids);
+            warnings = [.. set.Adapters.Values.SelectMany(a => a.Warnings)];
         }
 
-        using (CausalLanguageModel network = ModelLoader.Load(merged, new DenseLinearFactory(), dtype, CPU))
+        using (CausalLanguageModel network = ModelLoader.Load(merged, new DenseLinearFactory(), dtype, device, options.ModelType))
         {
             Tensor result = Logits(network, ids);
             Tensor top = adapted.argmax(-1, keepdim: true);
@@ -63,7 +85,8 @@ public static class MergeProbe
                 (int)top.ne(result.argmax(-1, keepdim: true)).sum().item<long>(),
                 (adapted - plain).abs().max().item<float>(),
                 (int)ids.NumberOfElements,
-                dtype);
+                dtype,
+                warnings);
         }
     }
 
@@ -78,7 +101,7 @@ public static class MergeProbe
     private static Tensor Logits(CausalLanguageModel model, Tensor ids)
     {
         using var attention = new PaddedAttention();
-        using Tensor positions = arange(ids.shape[1], ScalarType.Int64).unsqueeze(0);
+        using Tensor positions = arange(ids.shape[1], ScalarType.Int64, ids.device).unsqueeze(0);
         using Tensor logits = model.Forward(ids, positions, attention);
         return logits.to(ScalarType.Float32, copy: true);
     }

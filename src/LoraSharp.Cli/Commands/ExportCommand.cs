@@ -65,7 +65,7 @@ internal static class ExportCommand
             using ModelSource exported = GgufCheckpoint.OpenModel(settings.Output);
             TensorComparison tensors = GgufExportCheck.Tensors(weights.Tensors, exported.Tensors, MayMiss);
             TokenizerComparison? tokenizer = Tokenizers(source, (GgufCheckpoint)exported.Tensors);
-            MergeProbeReport? logits = settings.ProbeTokens > 0 ? MergeProbe.Measure(source, opened, exported, settings.ProbeTokens) : null;
+            MergeProbeReport? logits = settings.ProbeTokens > 0 ? MergeProbe.Measure(source, opened, exported, new MergeProbeOptions { Tokens = settings.ProbeTokens }) : null;
             Report(settings, result, tensors, tokenizer, logits);
             return 0;
         }

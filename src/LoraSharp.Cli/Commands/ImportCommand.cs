@@ -48,7 +48,7 @@ internal static class ImportCommand
         using ModelSource folder = ModelSource.OpenFolder(output);
         TensorComparison tensors = GgufExportCheck.Tensors(checkpoint, folder.Tensors);
         TokenizerComparison? tokenizer = checkpoint.Tokenizer() is { } original ? GgufExportCheck.Tokenizers(original, TokenizerLoader.FromFolder(output)) : null;
-        MergeProbeReport? logits = probeTokens > 0 ? MergeProbe.Measure(source, [], folder, probeTokens) : null;
+        MergeProbeReport? logits = probeTokens > 0 ? MergeProbe.Measure(source, [], folder, new MergeProbeOptions { Tokens = probeTokens }) : null;
         if (json)
         {
             CommandJson.Write(new { Output = output, Kind = "model", Architecture = (string?)source.Config["model_type"], Tensors = tensors, Tokenizer = tokenizer, Logits = logits });

@@ -20,10 +20,12 @@ internal static class MergeCommand
         dtype.AcceptOnlyFromAmong("stored", "float32", "bfloat16", "float16");
         var probe = new Option<int>("--probe-tokens") { Description = "Tokens on which adapter and merged model are compared; 0 for no comparison.", HelpName = "N", DefaultValueFactory = _ => 64 };
         var strict = new Option<bool>("--strict") { Description = "Treat warnings as errors." };
+        Option<string?> modelType = CommonOptions.ModelType();
+        Option<string> device = CommonOptions.Device();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("merge", "Merge adapters into their base: W' = W + (alpha/r)·B·A, as a plain checkpoint, and measure that it answers the same.\nExample: lora merge --model SmolLM2-135M --adapter runs/my-adapter --output merged")
         {
-            model, adapters, output, unmerge, dtype, probe, strict, json,
+            model, adapters, output, unmerge, dtype, probe, strict, modelType, device, json,
         };
         command.SetAction(parsed =>
         {
@@ -33,7 +35,7 @@ internal static class MergeCommand
             try
             {
                 opened.AddRange(named.Select(n => new MergedAdapter(AdapterInputs.Adapter(n.Path, source), n.Weight)));
-                return Run(source, opened, new Settings(parsed.GetValue(output)!, parsed.GetValue(unmerge), parsed.GetValue(dtype)!, parsed.GetValue(probe), parsed.GetValue(strict), parsed.GetValue(json)));
+                return Run(source, opened, new Settings(parsed.GetValue(output)!, parsed.GetValue(unmerge), parsed.GetValue(dtype)!, parsed.GetValue(probe), parsed.GetValue(strict), parsed.GetValue(json), parsed.GetValue(modelType), parsed.GetValue(device)!));
             }
             finally
             {
@@ -43,7 +45,7 @@ internal static class MergeCommand
         return command;
     }
 
-    private sealed record Settings(string Output, bool Unmerge, string DType, int ProbeTokens, bool Strict, bool Json);
+    private sealed record Settings(string Output, bool Unmerge, string DType, int ProbeTokens, bool Strict, bool Json, string? ModelType, string Device);
 
     private static int Run(ModelSource source, IReadOnlyList<MergedAdapter> adapters, Settings settings)
     {
@@ -58,10 +60,10 @@ internal static class MergeCommand
         if (settings.ProbeTokens > 0)
         {
             using ModelSource merged = ModelSource.OpenFolder(settings.Output);
-            measured = MergeProbe.Measure(source, adapters, merged, settings.ProbeTokens, settings.Unmerge);
+            measured = MergeProbe.Measure(source, adapters, merged, new MergeProbeOptions { Tokens = settings.ProbeTokens, Unmerge = settings.Unmerge, ModelType = settings.ModelType, Device = settings.Device });
         }
 
-        var warnings = new List<string>();
+        var warnings = new List<string>(measured?.Warnings ?? []);
         if (report.UpdateNorm == 0 || measured?.AdapterEffect == 0)
         {
             warnings.Add("The adapter changes nothing: the merged model answers as the base does. Was it saved before it was trained?");

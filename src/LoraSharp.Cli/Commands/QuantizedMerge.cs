@@ -31,7 +31,7 @@ internal static class QuantizedMerge
             }
 
             using ModelSource result = BitsAndBytesSource.Unwrap(ModelSource.OpenFolder(output));
-            return new MergedQuantization(report, MergeProbe.Measure(source, opened, result, ProbeTokens));
+            return new MergedQuantization(report, MergeProbe.Measure(source, opened, result, new MergeProbeOptions { Tokens = ProbeTokens }));
         }
         finally
         {
