@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using LoraSharp.Formats;
 
 namespace LoraSharp.Quantization;
@@ -20,6 +21,16 @@ internal static unsafe class BlockTable
     {
         Vector512<float> values = codebook * Vector512.Create(scale);
         return rounding == ElementType.F32 ? values : Round(values, rounding);
+    }
+
+    /// <summary>Computes the table as bfloat16, twice in a row.</summary>
+    public static Vector512<ushort> MakeBFloat16(Vector512<float> codebook, float scale, ElementType rounding)
+    {
+        // Rounding to bfloat16 twice changes nothing.
+        Vector512<uint> bits = Make(codebook, scale, rounding == ElementType.BF16 ? ElementType.F32 : rounding).AsUInt32();
+        bits = (bits + Vector512.Create(0x7FFFu) + ((bits >> 16) & Vector512<uint>.One)) >> 16;
+        Vector256<ushort> half = Avx512F.ConvertToVector256UInt16(bits);
+        return Vector512.Create(half, half);
     }
 
     /// <summary>Computes half of the table.</summary>
@@ -64,8 +75,16 @@ internal static unsafe class BlockTable
         return Vector128.Narrow(bits.GetLower(), bits.GetUpper());
     }
 
-    private static Vector512<float> Round(Vector512<float> values, ElementType rounding) =>
-        Vector512.Create(Round(values.GetLower(), rounding), Round(values.GetUpper(), rounding));
+    private static Vector512<float> Round(Vector512<float> values, ElementType rounding)
+    {
+        if (rounding == ElementType.BF16)
+        {
+            Vector512<uint> bits = values.AsUInt32();
+            return ((bits + Vector512.Create(0x7FFFu) + ((bits >> 16) & Vector512<uint>.One)) & Vector512.Create(0xFFFF0000)).AsSingle();
+        }
+
+        return Vector512.Create(Round(values.GetLower(), rounding), Round(values.GetUpper(), rounding));
+    }
 
     private static Vector256<float> Round(Vector256<float> values, ElementType rounding)
     {

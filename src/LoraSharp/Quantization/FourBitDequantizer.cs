@@ -62,6 +62,7 @@ internal static unsafe class FourBitDequantizer
         public readonly void Run(long begin, long end)
         {
             float* scratch = stackalloc float[Batch];
+            Vector512<float> codebook = Vector512.Load(Codebook);
             float* table = stackalloc float[16];
             ushort* halves = stackalloc ushort[32];
             for (long first = begin; first < end; first += Batch)
@@ -73,7 +74,12 @@ internal static unsafe class FourBitDequantizer
                     long start = (first + b) * BlockSize;
                     int length = (int)Math.Min(BlockSize, Count - start);
                     byte* codes = Packed + (start / 2);
-                    if (Type == ElementType.F32)
+                    if (Width == VectorWidth.Avx512 && Type != ElementType.F16)
+                    {
+                        // The table stays in a register: storing it in pieces to load it whole would stall every block.
+                        Expand512(codes, codebook, scales[b], start, length);
+                    }
+                    else if (Type == ElementType.F32)
                     {
                         BlockTable.Make(Codebook, scales[b], Rounding, table);
                         Expand(codes, table, (float*)Target + start, length);
@@ -87,12 +93,13 @@ internal static unsafe class FourBitDequantizer
             }
         }
 
-        private readonly void Expand(byte* codes, float* table, float* target, int length)
+        private readonly void Expand512(byte* codes, Vector512<float> codebook, float scale, long start, int length)
         {
             int i = 0;
-            if (Width == VectorWidth.Avx512)
+            if (Type == ElementType.F32)
             {
-                Vector512<float> values = Vector512.Load(table);
+                Vector512<float> values = BlockTable.Make(codebook, scale, Rounding);
+                float* target = (float*)Target + start;
                 for (; i + 16 <= length; i += 16)
                 {
                     // A byte in each 64-bit lane: its high half is the first value's code, its low half the second's.
@@ -101,8 +108,37 @@ internal static unsafe class FourBitDequantizer
                     Vector512<int> index = ((bytes >> 4) | (bytes << 32)).AsInt32();
                     Avx512F.PermuteVar16x32(values, index).Store(target + i);
                 }
+
+                for (; i < length; i++)
+                {
+                    target[i] = values.GetElement(Code(codes, i));
+                }
             }
-            else if (Width == VectorWidth.Avx2)
+            else
+            {
+                Vector512<ushort> values = BlockTable.MakeBFloat16(codebook, scale, Rounding);
+                ushort* target = (ushort*)Target + start;
+                for (; i + 32 <= length; i += 32)
+                {
+                    // The lookup reads five bits of each 16-bit index; the table is there twice, so the fifth is idle.
+                    Vector512<uint> bytes = Avx512F.ConvertToVector512UInt32(Vector128.Load(codes + (i / 2)));
+                    Vector512<ushort> index = ((bytes >> 4) | (bytes << 16)).AsUInt16();
+                    Avx512BW.PermuteVar32x16(values, index).Store(target + i);
+                }
+
+                for (; i < length; i++)
+                {
+                    target[i] = values.GetElement(Code(codes, i));
+                }
+            }
+        }
+
+        private static int Code(byte* codes, int i) => (i & 1) == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15;
+
+        private readonly void Expand(byte* codes, float* table, float* target, int length)
+        {
+            int i = 0;
+            if (Width == VectorWidth.Avx2)
             {
                 Vector256<float> low = Vector256.Load(table);
                 Vector256<float> high = Vector256.Load(table + 8);
@@ -116,7 +152,7 @@ internal static unsafe class FourBitDequantizer
 
             for (; i < length; i++)
             {
-                target[i] = table[(i & 1) == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15];
+                target[i] = table[Code(codes, i)];
             }
         }
 
@@ -161,7 +197,7 @@ internal static unsafe class FourBitDequantizer
 
             for (; i < length; i++)
             {
-                target[i] = table[(i & 1) == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15];
+                target[i] = table[Code(codes, i)];
             }
         }
     }
