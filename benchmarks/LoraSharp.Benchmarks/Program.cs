@@ -11,6 +11,9 @@ switch (args.FirstOrDefault())
     case "decode" when args.Length == 2:
         DecodeBenchmark.Run(args[1]);
         return 0;
+    case "nf4-memory":
+        QuantizedMemoryBenchmark.Run();
+        return 0;
     case "nf4-layer":
         QuantizedLayerBenchmark.Run();
         return 0;
@@ -23,6 +26,6 @@ switch (args.FirstOrDefault())
         BenchmarkDotNet.Running.BenchmarkSwitcher.FromAssembly(System.Reflection.Assembly.GetExecutingAssembly()).Run(args[1..]);
         return 0;
     default:
-        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | adapters MODEL | bdn [BenchmarkDotNet's arguments]");
+        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | adapters MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }
