@@ -33,7 +33,9 @@ public static class EngineSetup
             // A checkpoint that is in 4 bits already is taken as it is.
             QuantizationOptions? quantization = options.Quantization ?? (options.Quantize == "nf4" ? new QuantizationOptions() : null);
             var dense = new DenseLinearFactory(options.TrainBase);
-            ILinearFactory factory = options.TrainBase ? dense : Own(new Nf4LinearFactory(quantization, dense));
+            ILinearFactory factory = options.TrainBase ? dense
+                : options.Quantize == "q8" ? Own(new Q8LinearFactory(dense))
+                : Own(new Nf4LinearFactory(quantization, dense));
             AdapterSet adapters = Own(new AdapterSet());
             CausalLanguageModel model = Own(ModelLoader.Load(source, options.TrainBase ? factory : new LoraLinearFactory(adapters, factory), dtype, device, options.ModelType));
             var chosen = new List<(string, double)>();
