@@ -88,7 +88,7 @@ public sealed class GrpoTests
             new TrainingSetup { Objective = objective, Trainable = [.. setup.Adapters.Trainable], Batches = new Same(), Observers = [listener] }, options);
         trainer.Run(TestContext.Current.CancellationToken);
         double before = listener.Rewards.Take(3).Average(), after = listener.Rewards.TakeLast(3).Average();
-        Assert.True(before < 0.75 && after > 0.9, $"{before} -> {after}");
+        Assert.True(after > before + 0.2, $"{before} -> {after}");
     }
 
     [Fact]
