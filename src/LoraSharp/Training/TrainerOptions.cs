@@ -58,8 +58,11 @@ public sealed record TrainerOptions
     /// <summary>Lowest learning rate of the schedules that have one, as a share of the peak.</summary>
     public double MinimumLearningRateRatio { get; init; } = 0.1;
 
-    /// <summary>Last phase of warm-up–stable–decay; 0 = a tenth of all steps.</summary>
+    /// <summary>Last phase of warm-up–stable–decay; 0 = by <see cref="DecayRatio"/>.</summary>
     public long DecaySteps { get; init; }
+
+    /// <summary>The same as a share of all steps; read when <see cref="DecaySteps"/> is 0.</summary>
+    public double DecayRatio { get; init; } = 0.1;
 
     /// <summary>Decoupled weight decay.</summary>
     public double WeightDecay { get; init; }
@@ -149,6 +152,7 @@ public sealed record TrainerOptions
         Check(WarmupRatio is >= 0 and < 1, "warmup_ratio", WarmupRatio, "0 to below 1");
         Check(MinimumLearningRateRatio is >= 0 and <= 1, "min_lr_ratio", MinimumLearningRateRatio, "0 to 1");
         Check(DecaySteps >= 0, "decay_steps", DecaySteps, "0 or more");
+        Check(DecayRatio is >= 0 and <= 1, "decay_ratio", DecayRatio, "0 to 1");
         Check(WeightDecay >= 0, "weight_decay", WeightDecay, "0 or more");
         Check(Beta1 is >= 0 and < 1, "beta1", Beta1, "0 to below 1");
         Check(Beta2 is >= 0 and < 1, "beta2", Beta2, "0 to below 1");
@@ -185,7 +189,7 @@ public sealed record TrainerOptions
     public LearningRateSchedule CreateSchedule(long totalSteps)
     {
         long warmup = WarmupSteps > 0 ? WarmupSteps : (long)Math.Ceiling(WarmupRatio * totalSteps);
-        long decay = DecaySteps > 0 ? DecaySteps : Math.Max(1, totalSteps / 10);
+        long decay = DecaySteps > 0 ? DecaySteps : Math.Max(1, (long)(DecayRatio * totalSteps));
         return new LearningRateSchedule(Schedule, totalSteps, warmup, MinimumLearningRateRatio, decay);
     }
 }

@@ -124,13 +124,18 @@ public sealed class PreferenceTests
         string path = Path.Combine(Directory.CreateTempSubdirectory("cache").FullName, "reference.bin");
         MicroBatch batch = Batch();
         ReferenceCache cache = new(path, "model");
-        cache.Add(cache.KeyOf(batch, 0), -1.5);
-        cache.Save();
+        cache.Add([new(cache.KeyOf(batch, 0, false), -1.5)]);
+        cache.Add([new(cache.KeyOf(batch, 1, false), -2.5)]);
+        File.AppendAllText(path, "half an entry");
         ReferenceCache again = new(path, "model");
-        Assert.True(again.TryGet(again.KeyOf(batch, 0), out double value));
-        Assert.Equal(-1.5, value);
-        Assert.False(again.TryGet(again.KeyOf(batch, 1), out _));
-        Assert.False(new ReferenceCache(path, "another").TryGet(new ReferenceCache(null, "another").KeyOf(batch, 0), out _));
+        Assert.Equal(2, again.Count);
+        Assert.True(again.TryGet(again.KeyOf(batch, 1, false), out double value));
+        Assert.Equal(-2.5, value);
+        Assert.False(again.TryGet(again.KeyOf(batch, 1, true), out _));
+        Assert.False(again.TryGet(again.KeyOf(batch, 2, false), out _));
+        Assert.False(new ReferenceCache(path, "another").TryGet(new ReferenceCache(null, "another").KeyOf(batch, 0, false), out _));
+        again.Add([new(again.KeyOf(batch, 2, false), -3)]);
+        Assert.Equal(3, new ReferenceCache(path, "model").Count);
         File.WriteAllText(path, "x");
         Assert.Throws<LoraSharp.Formats.MalformedFileException>(() => new ReferenceCache(path));
     }

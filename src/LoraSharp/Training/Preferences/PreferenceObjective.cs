@@ -120,7 +120,7 @@ public sealed class PreferenceObjective : ITrainingObjective
             return known;
         }
 
-        string[] keys = [.. Enumerable.Range(0, batch.Rows).Select(r => (_options.IsPerToken ? "mean" : "sum") + _cache.KeyOf(batch, r))];
+        string[] keys = [.. Enumerable.Range(0, batch.Rows).Select(r => _cache.KeyOf(batch, r, _options.IsPerToken))];
         bool all = true;
         for (int row = 0; row < known.Length; row++)
         {
@@ -133,11 +133,7 @@ public sealed class PreferenceObjective : ITrainingObjective
         }
 
         known = UnderReference(batch);
-        for (int row = 0; row < known.Length; row++)
-        {
-            _cache.Add(keys[row], known[row]);
-        }
-
+        _cache.Add(keys.Zip(known, KeyValuePair.Create));
         return known;
     }
 
