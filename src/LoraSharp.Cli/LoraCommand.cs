@@ -61,6 +61,7 @@ internal static class LoraCommand
     {
         yield return QuickstartCommand.Create();
         yield return TrainCommand.Create();
+        yield return SweepCommand.Create();
         yield return EvalCommand.Create();
         yield return GenerateCommand.Create();
         yield return ChatCommand.Create();

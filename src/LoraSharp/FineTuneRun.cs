@@ -97,7 +97,7 @@ public sealed class FineTuneRun
         return new FineTuneResult(result, folder.Path, parameters, Complete: true);
     }
 
-    private EngineOptions Engine(bool full)
+    internal EngineOptions Engine(bool full)
     {
         Device device = EngineSetup.FindDevice(_recipe.Device);
         return new EngineOptions
@@ -130,28 +130,7 @@ public sealed class FineTuneRun
         }
         else
         {
-            adapter = loaded.Adapters.Create(
-                new LoraOptions
-                {
-                    Rank = a.Rank,
-                    Alpha = a.Alpha,
-                    Dropout = a.Dropout,
-                    Targets = Selector(a.Targets),
-                    Exclude = a.Exclude is null ? null : Selector(a.Exclude),
-                    LayersToTransform = a.LayersToTransform,
-                    LayersPattern = a.LayersPattern is null ? null : [a.LayersPattern],
-                    RankPattern = a.RankPattern,
-                    AlphaPattern = a.AlphaPattern,
-                    UseRsLora = a.Rslora,
-                    UseDora = a.Dora,
-                    LoraBias = a.LoraBias,
-                    Bias = a.Bias,
-                    ModulesToSave = a.ModulesToSave.Count > 0 ? a.ModulesToSave : null,
-                    TrainableTokens = a.TrainableTokens.Count > 0 ? new Dictionary<string, IReadOnlyList<long>> { ["embed_tokens"] = [.. a.TrainableTokens.Select(t => (long)t)] } : null,
-                    Init = a.Init == "default" ? "true" : a.Init,
-                },
-                _recipe.Training.Seed,
-                baseModel: _recipe.Model);
+            adapter = loaded.Adapters.Create(Adapter(), _recipe.Training.Seed, baseModel: _recipe.Model);
         }
 
         foreach (string warning in adapter.Warnings)
@@ -163,9 +142,34 @@ public sealed class FineTuneRun
         return [.. loaded.Adapters.Trainable];
     }
 
-    private static ModuleSelector Selector(NameSet names) => names.Single is { } text ? ModuleSelector.Parse(text) : ModuleSelector.List(names.Names);
+    /// <summary>The adapter that the recipe asks for.</summary>
+    internal LoraOptions Adapter()
+    {
+        AdapterRecipe a = _recipe.Adapter;
+        return new LoraOptions
+        {
+            Rank = a.Rank,
+            Alpha = a.Alpha,
+            Dropout = a.Dropout,
+            Targets = Selector(a.Targets),
+            Exclude = a.Exclude is null ? null : Selector(a.Exclude),
+            LayersToTransform = a.LayersToTransform,
+            LayersPattern = a.LayersPattern is null ? null : [a.LayersPattern],
+            RankPattern = a.RankPattern,
+            AlphaPattern = a.AlphaPattern,
+            UseRsLora = a.Rslora,
+            UseDora = a.Dora,
+            LoraBias = a.LoraBias,
+            Bias = a.Bias,
+            ModulesToSave = a.ModulesToSave.Count > 0 ? a.ModulesToSave : null,
+            TrainableTokens = a.TrainableTokens.Count > 0 ? new Dictionary<string, IReadOnlyList<long>> { ["embed_tokens"] = [.. a.TrainableTokens.Select(t => (long)t)] } : null,
+            Init = a.Init == "default" ? "true" : a.Init,
+        };
+    }
 
-    private DataOptions Data()
+    internal static ModuleSelector Selector(NameSet names) => names.Single is { } text ? ModuleSelector.Parse(text) : ModuleSelector.List(names.Names);
+
+    internal DataOptions Data()
     {
         DataRecipe d = _recipe.Data;
         return new DataOptions
@@ -195,7 +199,7 @@ public sealed class FineTuneRun
         _ => throw new LoraSharpException($"data.format is '{name}'. Expected auto, chat, alpaca, prompt_completion, text, preference, kto or tokenized."),
     };
 
-    private TrainerOptions Options(TrainingData data, LoadedModel loaded)
+    internal TrainerOptions Options(TrainingData data, LoadedModel loaded)
     {
         TrainingRecipe t = _recipe.Training;
         _ = loaded;
@@ -216,6 +220,7 @@ public sealed class FineTuneRun
             },
             WarmupSteps = t.WarmupSteps,
             MinimumLearningRateRatio = t.MinLearningRateRatio,
+            DecayRatio = t.DecayRatio,
             WeightDecay = t.WeightDecay,
             Beta1 = t.AdamBeta1,
             Beta2 = t.AdamBeta2,
@@ -242,10 +247,10 @@ public sealed class FineTuneRun
             options = options with { SaveInterval = Math.Max(1, total / 10) };
         }
 
-        return t.Schedule == "wsd" ? options with { DecaySteps = Math.Max(1, (long)(t.DecayRatio * Math.Max(t.MaxSteps, 1))) } : options;
+        return options;
     }
 
-    private BatchOptions Batches(LoadedModel? loaded, TrainingData data)
+    internal BatchOptions Batches(LoadedModel? loaded, TrainingData data)
     {
         bool tokenized = data.Report.Sources.Any(s => s.Format == DatasetFormat.Tokenized.Name());
         return new BatchOptions
@@ -264,14 +269,14 @@ public sealed class FineTuneRun
         };
     }
 
-    private static IBatchSource Planner(TrainingData data, BatchOptions options) => data.Kind switch
+    internal static IBatchSource Planner(TrainingData data, BatchOptions options) => data.Kind switch
     {
         ExampleKind.Preference => new PairPlanner(data.Train, options, data.Sources),
         ExampleKind.Kto => new KtoPlanner(data.Train, data.TrainVerdicts, options, data.Sources),
         _ => new BatchPlanner(data.Train, options, data.Sources),
     };
 
-    private static Func<IEnumerable<MicroBatch>>? Validation(TrainingData data, BatchOptions options) => data.Validation is not { } rows ? null : data.Kind switch
+    internal static Func<IEnumerable<MicroBatch>>? Validation(TrainingData data, BatchOptions options) => data.Validation is not { } rows ? null : data.Kind switch
     {
         ExampleKind.Preference => () => PairPlanner.InOrder(rows, options.BatchSize, options.PadTokenId),
         ExampleKind.Kto => () => KtoPlanner.InOrder(rows, data.ValidationVerdicts, options.BatchSize, options.PadTokenId),
@@ -313,7 +318,7 @@ public sealed class FineTuneRun
             LabelSmoothing = p.LabelSmoothing,
             Gamma = p.Gamma,
         };
-        return new PreferenceObjective(loaded.Model, preference, options, loaded.Adapters.Disable, all, new ReferenceCache(Path.Combine(folder.Path, "reference.json"), _recipe.Model));
+        return new PreferenceObjective(loaded.Model, preference, options, loaded.Adapters.Disable, all, new ReferenceCache(Path.Combine(folder.Path, "reference.bin"), _recipe.Model));
     }
 
     private void Write(LoadedModel loaded, string folder, bool full)
