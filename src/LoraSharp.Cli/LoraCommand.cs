@@ -75,6 +75,7 @@ internal static class LoraCommand
         yield return ImportCommand.Create();
         yield return PullCommand.Create();
         yield return PushCommand.Create();
+        yield return DoctorCommand.Create();
         yield return TokenizeCommand.Create();
         yield return LogitsCommand.Create();
     }

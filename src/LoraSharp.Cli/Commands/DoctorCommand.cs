@@ -1,0 +1,158 @@
+using System.CommandLine;
+using System.Globalization;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics.X86;
+using LoraSharp.Formats;
+using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Formats.Hub;
+using LoraSharp.Models;
+using LoraSharp.Quantization;
+using LoraSharp.Recipes;
+using LoraSharp.Tensors;
+
+namespace LoraSharp.Cli.Commands;
+
+/// <summary><c>lora doctor</c>: what this machine has, what is missing and how to get it, how much memory a recipe takes.</summary>
+internal static class DoctorCommand
+{
+    public static Command Create()
+    {
+        var recipe = new Option<string?>("--recipe") { Description = "Predict the memory of this recipe.", HelpName = "RECIPE.yaml" };
+        var shapes = new Option<bool>("--shapes") { Description = "Memory of fine-tuning 1B, 8B and 65B models, plain and in 4 bits." };
+        Option<bool> json = CommonOptions.Json();
+        var command = new Command("doctor", "Show the machine, the native libraries and the GPU; predict the memory of a recipe.\nExample: lora doctor --recipe recipe.yaml") { recipe, shapes, json };
+        command.SetAction(parsed =>
+        {
+            var findings = new List<Finding>();
+            Machine(findings);
+            Libraries(findings);
+            Cache(findings);
+            MemoryEstimate? estimate = null;
+            if (parsed.GetValue(recipe) is { } path)
+            {
+                estimate = Predict(RecipeReader.Read(path), findings);
+            }
+
+            if (parsed.GetValue(json))
+            {
+                CommandJson.Write(new { Findings = findings, Memory = estimate, Shapes = parsed.GetValue(shapes) ? Shapes().Select(s => new { s.Name, s.Estimate }) : null });
+            }
+            else
+            {
+                PlainTable.Write(Console.Out, ["", "", ""], findings.Select(f => (IReadOnlyList<string>)[f.Ok ? "ok" : "!!", f.What.PadRight(22), f.Text]));
+                if (parsed.GetValue(shapes))
+                {
+                    Console.WriteLine();
+                    PlainTable.Write(Console.Out, ["model, r = 16, 2048 tokens", "base", "trained + optimizer", "activations", "in all"], Shapes().Select(s => (IReadOnlyList<string>)
+                    [
+                        s.Name, Size(s.Estimate.QuantizedBase + s.Estimate.DenseBase + s.Estimate.DequantizationBuffer), Size(s.Estimate.Adapter + s.Estimate.Gradients + s.Estimate.OptimizerState),
+                        Size(s.Estimate.Activations), Size(s.Estimate.Total),
+                    ]));
+                }
+            }
+
+            return findings.All(f => f.Ok || !f.Fatal) ? 0 : 1;
+        });
+        return command;
+    }
+
+    /// <summary>One thing that was looked at.</summary>
+    private sealed record Finding(string What, bool Ok, string Text)
+    {
+        /// <summary>Nothing works without it.</summary>
+        public bool Fatal { get; init; }
+    }
+
+    private static void Machine(List<Finding> findings)
+    {
+        long memory = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes;
+        string vectors = Avx512F.IsSupported ? "AVX-512" : Avx2.IsSupported ? "AVX2" : RuntimeInformation.ProcessArchitecture == Architecture.Arm64 ? "NEON" : "no AVX2";
+        findings.Add(new Finding("machine", true, $"{RuntimeInformation.OSDescription.Trim()}, {RuntimeInformation.ProcessArchitecture}, {Environment.ProcessorCount} cores, {vectors}, {Size(memory)} of memory"));
+        findings.Add(new Finding(".NET", true, RuntimeInformation.FrameworkDescription));
+    }
+
+    private static void Libraries(List<Finding> findings)
+    {
+        NativeRuntime runtime;
+        try
+        {
+            runtime = NativeRuntime.EnsureLoaded();
+        }
+        catch (LoraSharpException error)
+        {
+            findings.Add(new Finding("libtorch", false, error.Message) { Fatal = true });
+            return;
+        }
+
+        findings.Add(new Finding("libtorch", true, runtime.TorchFolder + (runtime.WasMended ? " (the wrapper was mended for this machine's libstdc++)" : "")));
+        GpuReport gpu = GpuReport.Read(runtime);
+        if (gpu.Driver is null)
+        {
+            findings.Add(new Finding("GPU", true, "no NVIDIA driver: everything runs on the CPU"));
+            return;
+        }
+
+        findings.Add(new Finding("driver", true, $"CUDA {gpu.Driver}"));
+        foreach (string device in gpu.Devices)
+        {
+            findings.Add(new Finding("GPU", true, device));
+        }
+
+        if (!runtime.HasCudaLibraries)
+        {
+            findings.Add(new Finding("libtorch_cuda", false, $"not there: set {NativeRuntime.TorchFolderVariable} to the torch/lib folder of a PyTorch with CUDA (python3 -c \"import torch; print(torch.__path__[0] + '/lib')\"), or reference TorchSharp-cuda-linux"));
+            return;
+        }
+
+        findings.Add(new Finding("libtorch_cuda", true, "loaded"));
+        findings.Add(new Finding("CUDA graphs", gpu.MissingGraphSymbols.Count == 0, gpu.MissingGraphSymbols.Count == 0 ? "available" : $"this PyTorch lacks {string.Join(", ", gpu.MissingGraphSymbols)}: steps run without graphs, slower"));
+        findings.Add(new Finding("NVRTC", gpu.Compiler is not null, gpu.Compiler ?? "not found: own kernels cannot be compiled, steps run by libtorch's operators. It comes with PyTorch's CUDA wheels (nvidia-cuda-nvrtc)"));
+    }
+
+    private static void Cache(List<Finding> findings)
+    {
+        HubCache cache = HubCache.FromEnvironment();
+        IReadOnlyList<string> models = cache.Repositories();
+        findings.Add(new Finding("hub cache", true, $"{cache.Folder}: {(models.Count == 0 ? "empty; lora pull org/name fills it" : string.Join(", ", models.Take(8)) + (models.Count > 8 ? $" and {models.Count - 8} more" : ""))}"));
+    }
+
+    private static MemoryEstimate Predict(Recipe recipe, List<Finding> findings)
+    {
+        using ModelSource source = EngineSetup.OpenModel(recipe.Model);
+        DecoderConfig config = DecoderConfig.Read(source.Config, source.Location, recipe.ModelType);
+        long weights = source.Tensors.Tensors.Values.Sum(t => t.Count);
+        ModelShape shape = ShapeOf(source, config);
+        QuantizationOptions? options = recipe.Method == "qlora" ? new QuantizationOptions { DoubleQuantization = recipe.Quantization.Double, BlockSize = recipe.Quantization.BlockSize } : null;
+        int bytes = recipe.Dtype == "bfloat16" ? 2 : 4;
+        MemoryEstimate estimate = MemoryEstimate.Of(shape, options, bytes, recipe.Adapter.Rank, (long)recipe.Training.BatchSize * recipe.Data.MaxLength, recipe.Training.Optimizer == "adamw8bit");
+        findings.Add(new Finding("memory of the recipe", estimate.Total < GC.GetGCMemoryInfo().TotalAvailableMemoryBytes, string.Create(
+            CultureInfo.InvariantCulture,
+            $"about {Size(estimate.Total)} for {PlainTable.Count(weights)} weights: base {Size(estimate.QuantizedBase + estimate.DenseBase + estimate.DequantizationBuffer)}, adapter and optimizer {Size(estimate.Adapter + estimate.Gradients + estimate.OptimizerState)}, activations with checkpointing {Size(estimate.Activations)}")));
+        return estimate;
+    }
+
+    private static ModelShape ShapeOf(ModelSource source, DecoderConfig config)
+    {
+        long Number(params string[] keys) => keys.Select(k => source.Config[k]).FirstOrDefault(n => n is not null)?.GetValue<long>() ?? 0;
+        long hidden = Number("hidden_size", "n_embd");
+        long heads = Number("num_attention_heads", "n_head");
+        long keys = Number("num_key_value_heads", "num_kv_heads");
+        long head = Number("head_dim");
+        return new ModelShape(config.Layers.Count, hidden, Number("intermediate_size", "ffn_dim", "n_inner"), heads, keys > 0 ? keys : heads, head > 0 ? head : hidden / Math.Max(heads, 1), config.VocabularySize, !source.Tensors.Tensors.ContainsKey("lm_head.weight"));
+    }
+
+    private static IEnumerable<(string Name, MemoryEstimate Estimate)> Shapes()
+    {
+        foreach ((string name, ModelShape shape) in ((string, ModelShape)[])[("1B", ModelShape.Llama1B), ("8B", ModelShape.Llama8B), ("65B", ModelShape.Llama65B)])
+        {
+            yield return ($"{name} LoRA, bfloat16", MemoryEstimate.Of(shape, null, 2, 16, 2048));
+            yield return ($"{name} QLoRA, NF4 + double quantisation", MemoryEstimate.Of(shape, new QuantizationOptions(), 2, 16, 2048));
+        }
+    }
+
+    private static string Size(long bytes) => bytes switch
+    {
+        >= 1L << 30 => string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 30):0.0} GiB"),
+        _ => string.Create(CultureInfo.InvariantCulture, $"{bytes / (double)(1L << 20):0.0} MiB"),
+    };
+}
