@@ -65,6 +65,7 @@ internal static class LoraCommand
         yield return EvalCommand.Create();
         yield return GenerateCommand.Create();
         yield return ChatCommand.Create();
+        yield return ServeCommand.Create();
         yield return MergeCommand.Create();
         yield return CombineCommand.Create();
         yield return ExtractCommand.Create();

@@ -8,6 +8,7 @@ using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Tokenization;
 using LoraSharp.Inference;
 using LoraSharp.Models;
+using LoraSharp.Serving;
 using LoraSharp.Training.Data;
 
 namespace LoraSharp;
@@ -56,6 +57,30 @@ public sealed class LoadedModel : IDisposable
                 return null;
             }
         }
+    }
+
+    /// <summary>The chat template, or null where there is none or it cannot be read: serving goes on without chats.</summary>
+    public ChatTemplate? ChatTemplateOrNull
+    {
+        get
+        {
+            try
+            {
+                return ChatTemplate;
+            }
+            catch (LoraSharpException)
+            {
+                return null;
+            }
+        }
+    }
+
+    /// <summary>Starts a serving engine over the model, which must not be used otherwise until that is disposed.</summary>
+    /// <param name="limits">Bounds of batch, queue and caches.</param>
+    public InferenceEngine CreateEngine(EngineLimits limits)
+    {
+        int positions = new[] { "max_position_embeddings", "n_positions" }.Select(k => Source.Config[k]).FirstOrDefault(n => n is not null)?.GetValue<int>() ?? 0;
+        return new InferenceEngine(Model, Adapters, TokenizerOrNull, name => EngineSetup.OpenAdapter(name, Source), limits, positions);
     }
 
     /// <summary>The chat template as the data pipeline takes it; null where there is none.</summary>
