@@ -26,6 +26,7 @@ internal static class LoraCommand
 
         try
         {
+            await HubModels.EnsureAsync(result);
             return await result.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
         }
         catch (LoraSharpException error)

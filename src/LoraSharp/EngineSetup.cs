@@ -71,7 +71,8 @@ public static class EngineSetup
     public static ModelSource OpenModel(string name)
     {
         ArgumentException.ThrowIfNullOrEmpty(name);
-        return BitsAndBytesSource.Unwrap(name.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufCheckpoint.OpenModel(name) : ModelSource.OpenFolder(Find(name), name));
+        string path = HubCache.FromEnvironment().Locate(name);
+        return BitsAndBytesSource.Unwrap(path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufCheckpoint.OpenModel(path) : ModelSource.OpenFolder(path, name));
     }
 
     /// <summary>Opens an adapter by the name a user gives it: a PEFT folder, a .gguf adapter, or a hub name in the local cache.</summary>
@@ -80,14 +81,9 @@ public static class EngineSetup
     public static AdapterFolder OpenAdapter(string name, ModelSource? model)
     {
         ArgumentException.ThrowIfNullOrEmpty(name);
-        return name.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufAdapter.Open(name, model?.Config) : AdapterFolder.Open(Find(name));
+        string path = HubCache.FromEnvironment().Locate(name);
+        return path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufAdapter.Open(path, model?.Config) : AdapterFolder.Open(path);
     }
-
-    // A folder wins over the cache, so that a path never turns into a download's name.
-    private static string Find(string name) =>
-        Directory.Exists(name) || !HubName.TryParse(name, out HubName? hub) || File.Exists(name)
-            ? name
-            : HubCache.FromEnvironment().RequireSnapshot(name);
 
     /// <summary>The device of this name.</summary>
     /// <exception cref="LoraSharpException">It names a GPU that is not there.</exception>

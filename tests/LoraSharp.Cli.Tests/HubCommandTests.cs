@@ -63,6 +63,31 @@ public sealed class HubCommandTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task A_model_named_by_its_hub_name_is_downloaded_once_and_used()
+    {
+        _hub.Files.Clear();
+        foreach (string path in Directory.GetFiles(Fixtures.Path("adapters/all_linear")))
+        {
+            _hub.Files[Path.GetFileName(path)] = File.ReadAllBytes(path);
+        }
+
+        CommandRun run = await CommandRun.OfAsync("merge", "--model", Fixtures.Path("models/llama"), "--adapter", "org/model=0.5", "--output", Path.Combine(_folder, "merged"), "--json");
+        Assert.True(run.ExitCode == 0, run.Error);
+        Assert.Contains("downloading", run.Error, StringComparison.Ordinal);
+        _hub.Requests.Clear();
+        run = await CommandRun.OfAsync("merge", "--model", Fixtures.Path("models/llama"), "--adapter", "org/model", "--output", Path.Combine(_folder, "again"), "--json");
+        Assert.Equal((0, string.Empty), (run.ExitCode, run.Error));
+        Assert.Empty(_hub.Requests);
+
+        run = await CommandRun.OfAsync("merge", "--model", "org/nothing", "--adapter", "org/model", "--output", Path.Combine(_folder, "third"));
+        Assert.Equal(1, run.ExitCode);
+        Assert.Contains("no such folder or file here", run.Error, StringComparison.Ordinal);
+        Environment.SetEnvironmentVariable("HF_HUB_OFFLINE", "1");
+        run = await CommandRun.OfAsync("merge", "--model", "org/nothing", "--adapter", "org/model", "--output", Path.Combine(_folder, "third"));
+        Assert.Contains("lora pull org/nothing", run.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Push_commits_an_adapter()
     {
         Environment.SetEnvironmentVariable("HF_TOKEN", "hf_x");

@@ -2,6 +2,7 @@ using System.Globalization;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Gguf;
 using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Formats.Hub;
 using LoraSharp.Formats.Peft;
 using LoraSharp.Quantization;
 
@@ -13,13 +14,19 @@ internal static class AdapterInputs
     /// <summary>A model's folder or .gguf file; a bitsandbytes checkpoint is seen dequantised.</summary>
     public static ModelSource Model(string name) => BitsAndBytesSource.Unwrap(StoredModel(name));
 
-    /// <summary>A model's folder or .gguf file as it is stored.</summary>
-    public static ModelSource StoredModel(string name) =>
-        name.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufCheckpoint.OpenModel(name) : ModelSource.OpenFolder(name);
+    /// <summary>A model's folder, .gguf file or hub name as it is stored.</summary>
+    public static ModelSource StoredModel(string name)
+    {
+        string path = HubCache.FromEnvironment().Locate(name);
+        return path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? GgufCheckpoint.OpenModel(path) : ModelSource.OpenFolder(path, name);
+    }
 
-    /// <summary>An adapter's folder or .gguf file; of the latter the base model says how many heads its rows belong to.</summary>
-    public static AdapterFolder Adapter(string name, ModelSource? model = null) =>
-        GgufAdapter.IsAdapterFile(name) ? GgufAdapter.Open(name, model?.Config) : AdapterFolder.Open(name);
+    /// <summary>An adapter's folder, .gguf file or hub name; of a .gguf file the base model says how many heads its rows belong to.</summary>
+    public static AdapterFolder Adapter(string name, ModelSource? model = null)
+    {
+        string path = HubCache.FromEnvironment().Locate(name);
+        return GgufAdapter.IsAdapterFile(path) ? GgufAdapter.Open(path, model?.Config) : AdapterFolder.Open(path);
+    }
 
     /// <summary>PATH or PATH=WEIGHT; a path may hold '=' itself.</summary>
     public static (string Path, double Weight) Weighted(string text)

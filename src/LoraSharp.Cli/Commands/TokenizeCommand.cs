@@ -6,6 +6,7 @@ using System.Text.Json.Nodes;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Chat;
 using LoraSharp.Formats.Gguf;
+using LoraSharp.Formats.Hub;
 using LoraSharp.Formats.Tokenization;
 
 namespace LoraSharp.Cli.Commands;
@@ -83,17 +84,17 @@ internal static class TokenizeCommand
             throw new LoraSharpException($"{place}: the row has neither a \"text\" nor a list \"messages\". Found {string.Join(", ", row.Select(field => field.Key))}.");
         }
 
-        ChatTemplate template = parts.Template
-            ?? throw new LoraSharpException($"{place}: the row has messages, but the model has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json).");
         try
         {
+            ChatTemplate template = parts.Template.Value
+                ?? throw new LoraSharpException($"{place}: the row has messages, but the model has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json).");
             bool prompt = row["add_generation_prompt"] is JsonValue flag && flag.TryGetValue(out bool wanted) && wanted;
             string rendered = template.Render(messages, prompt, Variables(row)).Text;
             return new JsonObject { ["text"] = rendered, ["ids"] = Numbers(parts.Tokenizer.Encode(rendered, addSpecialTokens: false)) };
         }
         catch (ChatTemplateException error)
         {
-            return new JsonObject { ["error"] = error.RaisedByTemplate ? error.Reason : error.Message };
+            return new JsonObject { ["error"] = error.Reason };
         }
     }
 
@@ -114,16 +115,17 @@ internal static class TokenizeCommand
     private static JsonArray Numbers(int[] ids) => new([.. ids.Select(id => (JsonNode)id)]);
 
     /// <summary>Tokenizer and chat template of a model; no weights are touched.</summary>
-    private sealed record TextOfModel(Tokenizer Tokenizer, ChatTemplate? Template)
+    private sealed record TextOfModel(Tokenizer Tokenizer, Lazy<ChatTemplate?> Template)
     {
         public static TextOfModel Open(string model)
         {
+            model = HubCache.FromEnvironment().Locate(model);
             if (model.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) && File.Exists(model))
             {
                 return FromGguf(model);
             }
 
-            return new TextOfModel(TokenizerLoader.FromFolder(model), ChatTemplate.FromFolder(model));
+            return new TextOfModel(TokenizerLoader.FromFolder(model), new Lazy<ChatTemplate?>(() => ChatTemplate.FromFolder(model)));
         }
 
         private static TextOfModel FromGguf(string path)
@@ -131,9 +133,10 @@ internal static class TokenizeCommand
             using GgufCheckpoint file = GgufCheckpoint.Open(path);
             JsonObject json = file.TokenizerJson() ?? throw new MalformedFileException(path, "the file carries no tokenizer (tokenizer.ggml.model).");
             JsonObject config = file.TokenizerConfig() ?? [];
+            string? source = file.ChatTemplate;
             string? bos = (string?)config["bos_token"], eos = (string?)config["eos_token"], pad = (string?)config["pad_token"];
             Tokenizer tokenizer = TokenizerLoader.FromTokenizerJson(JsonSerializer.SerializeToUtf8Bytes(json), bos, eos, pad, path);
-            return new TextOfModel(tokenizer, file.ChatTemplate is { } template ? ChatTemplate.Parse(template, bos, eos) : null);
+            return new TextOfModel(tokenizer, new Lazy<ChatTemplate?>(() => source is null ? null : ChatTemplate.Parse(source, bos, eos)));
         }
     }
 }

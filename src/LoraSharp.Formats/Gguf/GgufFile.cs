@@ -17,7 +17,8 @@ public sealed unsafe class GgufFile : IDisposable
     private GgufFile(string path)
     {
         Location = path;
-        long length = new FileInfo(path).Length;
+        // Not FileInfo.Length of the path: the hub cache consists of links, and that is the length of the link.
+        long length = File.ResolveLinkTarget(path, returnFinalTarget: true) is FileInfo target ? target.Length : new FileInfo(path).Length;
         if (length == 0)
         {
             throw new MalformedFileException(path, "is empty, expected a GGUF file. Download or write it again.");

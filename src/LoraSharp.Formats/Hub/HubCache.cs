@@ -46,6 +46,31 @@ public sealed class HubCache
         return ResolveSnapshot(parsed) ?? throw new HubException(HubFault.Offline, $"{parsed} is not in the cache {Folder}. {Contents(parsed)} Get it with: lora pull {parsed}");
     }
 
+    /// <summary>
+    /// The folder or file that a user means: what lies at this path, else the snapshot of the hub name (or, when that has no
+    /// configuration, the one GGUF file in it). What can be neither is given back as it is.
+    /// </summary>
+    /// <exception cref="HubException">There is no such path, and the hub name that it could be is not in the cache.</exception>
+    public string Locate(string pathOrName)
+    {
+        ArgumentNullException.ThrowIfNull(pathOrName);
+        if (Directory.Exists(pathOrName) || File.Exists(pathOrName) || !HubName.TryParse(pathOrName, out HubName? name))
+        {
+            return pathOrName;
+        }
+
+        string snapshot = ResolveSnapshot(name!) ?? throw new HubException(
+            HubFault.Offline,
+            $"{pathOrName}: there is no such folder or file here, and no such model or adapter in the hub cache {Folder}. {Contents(name!)} If it is on the hub, get it with: lora pull {name}");
+        if (File.Exists(Path.Combine(snapshot, "config.json")) || File.Exists(Path.Combine(snapshot, "adapter_config.json")))
+        {
+            return snapshot;
+        }
+
+        string[] files = Directory.GetFiles(snapshot, "*.gguf", SearchOption.AllDirectories);
+        return files.Length == 1 ? files[0] : snapshot;
+    }
+
     /// <summary>Repositories that have at least one snapshot, as <c>org/name</c>.</summary>
     public IReadOnlyList<string> Repositories() => !Directory.Exists(Folder)
         ? []

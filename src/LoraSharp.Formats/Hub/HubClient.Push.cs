@@ -66,7 +66,7 @@ public sealed partial class HubClient
         }
 
         LocalFile[] files = Directory.EnumerateFiles(folder, "*", filter is { Include.Count: > 0 } ? SearchOption.AllDirectories : SearchOption.TopDirectoryOnly)
-            .Select(path => new LocalFile(Path.GetRelativePath(folder, path).Replace('\\', '/'), path, new FileInfo(path).Length))
+            .Select(path => new LocalFile(Path.GetRelativePath(folder, path).Replace('\\', '/'), path, (File.ResolveLinkTarget(path, returnFinalTarget: true) as FileInfo ?? new FileInfo(path)).Length))
             .Where(file => !file.Name.StartsWith('.') && !file.Name.EndsWith(".tmp", StringComparison.Ordinal))
             .Where(file => filter is null || (filter.Include.Count == 0 ? filter.Exclude.Count == 0 || new FileFilter(["*"], filter.Exclude).Matches(file.Name) : filter.Matches(file.Name)))
             .OrderBy(file => file.Name, StringComparer.Ordinal)

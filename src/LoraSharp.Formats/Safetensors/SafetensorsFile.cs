@@ -42,9 +42,10 @@ public sealed unsafe class SafetensorsFile : ITensorSource
             throw new MalformedFileException(path, Directory.Exists(path) ? "is a folder, expected a .safetensors file." : "there is no such file.");
         }
 
-        long length = new FileInfo(path).Length;
         using (FileStream stream = File.OpenRead(path))
         {
+            // Not FileInfo.Length: the hub cache consists of links, and that is the length of the link.
+            long length = stream.Length;
             SafetensorsHeader header = SafetensorsHeader.Read(path, stream, length);
             MemoryMappedFile file = MemoryMappedFile.CreateFromFile(path, FileMode.Open, null, 0, MemoryMappedFileAccess.Read);
             MemoryMappedViewAccessor view = file.CreateViewAccessor(0, 0, MemoryMappedFileAccess.Read);
