@@ -103,7 +103,7 @@ public static class GgufAdapter
         return plans;
     }
 
-    private static long[]? Rows(GgufShards file, GgufTensorInfo tensor, GgufLayout layout, JsonObject? baseConfig)
+    private static Lazy<long[]>? Rows(GgufShards file, GgufTensorInfo tensor, GgufLayout layout, JsonObject? baseConfig)
     {
         (int queries, int keys) Heads()
         {
@@ -138,7 +138,7 @@ public static class GgufAdapter
             throw new MalformedFileException(file.Location, $"tensor '{tensor.Name}' has {tensor.Shape[0]} rows, which {groups} heads or groups do not divide. Does it belong to this base model?");
         }
 
-        return parts == 2 ? GgufRowOrder.Rotary(tensor.Shape[0], groups) : GgufRowOrder.GroupedQkv(tensor.Shape[0], groups, parts - 2);
+        return new(() => parts == 2 ? GgufRowOrder.Rotary(tensor.Shape[0], groups) : GgufRowOrder.GroupedQkv(tensor.Shape[0], groups, parts - 2));
     }
 
     private static PeftConfig Config(Dictionary<string, GgufTensorPlan> plans, double alpha, GgufShards file)

@@ -160,6 +160,8 @@ public sealed unsafe class GgufCheckpoint : ITensorSource
             GgufDequantizer.Dequantize(tensor.Type, _file.FileOf(gguf).Pointer(tensor), output, values.Length);
         }
 
-        return values;
+        return Array.TrueForAll(values, float.IsFinite)
+            ? values
+            : throw new MalformedFileException(Location, $"tensor '{gguf}' holds factors that are not finite.");
     }
 }

@@ -111,13 +111,17 @@ public readonly unsafe struct GgufValue
     /// A number. Single precision is widened through its shortest decimal text, so that what was written as 1e-6 reads
     /// as 1e-6 and not as 9.99999997e-07.
     /// </summary>
-    /// <exception cref="MalformedFileException">It is no number.</exception>
-    public double AsDouble() => Type switch
+    /// <exception cref="MalformedFileException">It is no number, or not finite.</exception>
+    public double AsDouble()
     {
-        GgufValueType.Float32 => Shortest(BinaryPrimitives.ReadSingleLittleEndian(Raw)),
-        GgufValueType.Float64 => BinaryPrimitives.ReadDoubleLittleEndian(Raw),
-        _ => AsInt64(),
-    };
+        double value = Type switch
+        {
+            GgufValueType.Float32 => Shortest(BinaryPrimitives.ReadSingleLittleEndian(Raw)),
+            GgufValueType.Float64 => BinaryPrimitives.ReadDoubleLittleEndian(Raw),
+            _ => AsInt64(),
+        };
+        return double.IsFinite(value) ? value : throw new MalformedFileException(_file.Location, $"metadata '{Key}': expected a number, found {value}.");
+    }
 
     /// <summary>A truth value.</summary>
     /// <exception cref="MalformedFileException">It is something else.</exception>
@@ -181,7 +185,7 @@ public readonly unsafe struct GgufValue
         GgufValueType.Array => $"{Count} × {ElementType}",
         GgufValueType.String => AsString(),
         GgufValueType.Bool => AsBool() ? "true" : "false",
-        GgufValueType.Float32 or GgufValueType.Float64 => AsDouble().ToString(CultureInfo.InvariantCulture),
+        GgufValueType.Float32 or GgufValueType.Float64 => (Type == GgufValueType.Float32 ? BinaryPrimitives.ReadSingleLittleEndian(Raw) : BinaryPrimitives.ReadDoubleLittleEndian(Raw)).ToString(CultureInfo.InvariantCulture),
         _ => AsInt64().ToString(CultureInfo.InvariantCulture),
     };
 

@@ -3,6 +3,10 @@ namespace LoraSharp.Formats.Gguf.Mapping;
 /// <summary>Plans for every Hugging Face tensor that a file holds.</summary>
 internal static class GgufImportPlan
 {
+    // The largest mixture of experts has some 70,000; each takes a record, a name and an entry, which a stack of tiny
+    // experts in the file would multiply.
+    private const int MostTensors = 131_072;
+
     public static unsafe Dictionary<string, GgufTensorPlan> Create(GgufShards file, GgufArchitecture architecture, GgufModelMetadata metadata)
     {
         var names = new GgufNames(architecture);
@@ -24,6 +28,11 @@ internal static class GgufImportPlan
             GgufSource Source(GgufTensorInfo info) => new(info, file.FileOf(info.Name).Pointer(info));
             foreach (GgufTensorPlan plan in Plans(file, tensor, match.Rule, match.Layer, match.Suffix, metadata, Source))
             {
+                if (plans.Count >= MostTensors)
+                {
+                    throw new MalformedFileException(file.Location, $"stands for more than {MostTensors} Hugging Face tensors, found at tensor '{tensor.Name}' [{string.Join(", ", tensor.Shape)}].");
+                }
+
                 if (!plans.TryAdd(plan.Info.Name, plan))
                 {
                     throw new MalformedFileException(file.Location, $"two tensors are {plan.Info.Name} of a Hugging Face model, one of them {tensor.Name}.");
@@ -65,7 +74,7 @@ internal static class GgufImportPlan
                 yield return new(new TensorInfo(name, ElementType.F32, [tensor.Shape[1], tensor.Shape[0]]), sources) { Transpose = true };
                 break;
             case GgufLayout.Experts:
-                Need(file, tensor, tensor.Shape.Count == 3 && tensor.Shape[0] <= 4096, "[experts, rows, columns]");
+                Need(file, tensor, tensor.Shape.Count == 3 && tensor.Shape[0] <= 4096 && tensor.Count > 0, "[experts, rows, columns]");
                 for (int expert = 0; expert < tensor.Shape[0]; expert++)
                 {
                     yield return new(new TensorInfo(GgufNames.Fill(rule.HuggingFace, layer, expert) + suffix, type, [tensor.Shape[1], tensor.Shape[2]]), sources) { FirstRow = expert * tensor.Shape[1] };
@@ -86,18 +95,18 @@ internal static class GgufImportPlan
         }
     }
 
-    private static long[] Rotary(GgufShards file, GgufTensorInfo tensor, int heads)
+    private static Lazy<long[]> Rotary(GgufShards file, GgufTensorInfo tensor, int heads)
     {
         long rows = Rows(file, tensor);
         Need(file, tensor, heads > 0 && rows % (2L * heads) == 0, $"rows for {heads} heads of even size");
-        return GgufRowOrder.Rotary(rows, heads);
+        return new(() => GgufRowOrder.Rotary(rows, heads));
     }
 
-    private static long[] Grouped(GgufShards file, GgufTensorInfo tensor, int groups, int queriesPerGroup)
+    private static Lazy<long[]> Grouped(GgufShards file, GgufTensorInfo tensor, int groups, int queriesPerGroup)
     {
         long rows = Rows(file, tensor);
         Need(file, tensor, groups > 0 && queriesPerGroup > 0 && rows % (groups * (queriesPerGroup + 2L)) == 0, $"rows for {groups} groups of {queriesPerGroup} queries, a key and a value");
-        return GgufRowOrder.GroupedQkv(rows, groups, queriesPerGroup);
+        return new(() => GgufRowOrder.GroupedQkv(rows, groups, queriesPerGroup));
     }
 
     private static long Rows(GgufShards file, GgufTensorInfo tensor)

@@ -11,8 +11,11 @@ internal readonly unsafe struct GgufSource(GgufTensorInfo info, byte* pointer)
 /// <summary>How one Hugging Face tensor is put together from the file: rows of one or two tensors, then a change of values.</summary>
 internal sealed unsafe record GgufTensorPlan(TensorInfo Info, GgufSource[] Sources)
 {
-    /// <summary>For each row the row of the file's tensor it is; null: rows follow each other from <see cref="FirstRow"/>.</summary>
-    public long[]? Rows { get; init; }
+    /// <summary>
+    /// For each row the row of the file's tensor it is; null: rows follow each other from <see cref="FirstRow"/>. Made
+    /// when the tensor is read, since it takes memory by what the header claims.
+    /// </summary>
+    public Lazy<long[]>? Rows { get; init; }
 
     /// <summary>Where the rows begin when they follow each other.</summary>
     public long FirstRow { get; init; }
@@ -91,7 +94,7 @@ internal sealed unsafe record GgufTensorPlan(TensorInfo Info, GgufSource[] Sourc
     {
         if (Sources.Length == 1)
         {
-            return (0, Rows is null ? FirstRow + row : Rows[row]);
+            return (0, Rows is null ? FirstRow + row : Rows.Value[row]);
         }
 
         long chunk = row / ChunkRows;

@@ -14,11 +14,17 @@ internal enum GgufTokenType
 /// <summary>The tokenizer's part of a file's metadata, decoded and checked.</summary>
 internal sealed class GgufVocabulary
 {
+    // The largest vocabulary in use has some 260,000 tokens.
+    private const int MostTokens = 1 << 20;
+
     private GgufVocabulary(GgufShards file, string model)
     {
         File = file;
         Model = model;
-        Tokens = Need("tokenizer.ggml.tokens").AsStrings();
+        GgufValue tokens = Need("tokenizer.ggml.tokens");
+        Tokens = tokens.Count is > 0 and <= MostTokens
+            ? tokens.AsStrings()
+            : throw new MalformedFileException(file.Location, $"'{tokens.Key}' has {tokens.Count} entries, expected 1 to {MostTokens}.");
         Types = file.Find("tokenizer.ggml.token_type") is { } types
             ? [.. Same(types).AsIntegers().Select(t => (GgufTokenType)t)]
             : [.. Enumerable.Repeat(GgufTokenType.Normal, Tokens.Length)];
