@@ -63,6 +63,7 @@ internal static class LoraCommand
         yield return QuickstartCommand.Create();
         yield return TrainCommand.Create();
         yield return SweepCommand.Create();
+        yield return DataCommand.Create();
         yield return EvalCommand.Create();
         yield return GenerateCommand.Create();
         yield return ChatCommand.Create();

@@ -169,7 +169,11 @@ public sealed class FineTuneRun
 
     internal static ModuleSelector Selector(NameSet names) => names.Single is { } text ? ModuleSelector.Parse(text) : ModuleSelector.List(names.Names);
 
-    internal DataOptions Data()
+    /// <summary>The base model as the recipe names it, found beside the recipe where it is not in the working folder.</summary>
+    public string Model => Resolve(_recipe.Model);
+
+    /// <summary>What the recipe says about data: which rows, and how they become tokens.</summary>
+    public DataOptions Data()
     {
         DataRecipe d = _recipe.Data;
         return new DataOptions
@@ -181,6 +185,11 @@ public sealed class FineTuneRun
             TrainOn = d.TrainOn switch { "all" => TrainOn.All, "completions" => TrainOn.Completions, _ => TrainOn.Assistant },
             Columns = d.Columns,
             PromptTemplate = d.PromptTemplate,
+            CompletionTemplate = d.CompletionTemplate,
+            PromptStyle = d.PromptStyle == "chat" ? PromptStyle.Chat : PromptStyle.Plain,
+            LongRows = d.LongRows switch { "drop" => LongRows.Drop, "split" => LongRows.Split, _ => LongRows.Cut },
+            Workers = d.Workers,
+            AllowOverlap = d.AllowOverlap,
             MaxSamples = d.MaxSamples,
             Seed = (ulong)_recipe.Training.Seed,
         };
@@ -250,7 +259,10 @@ public sealed class FineTuneRun
         return options;
     }
 
-    internal BatchOptions Batches(LoadedModel? loaded, TrainingData data)
+    /// <summary>What the recipe says about batches.</summary>
+    /// <param name="loaded">The model, for the id that padding holds; null for 0.</param>
+    /// <param name="data">The rows: tokenized, preference and KTO rows are not packed.</param>
+    public BatchOptions Batches(LoadedModel? loaded, TrainingData data)
     {
         bool tokenized = data.Report.Sources.Any(s => s.Format == DatasetFormat.Tokenized.Name());
         return new BatchOptions

@@ -151,7 +151,7 @@ public sealed record DataRecipe
     public string Format { get; init; } = "auto";
 
     /// <summary>Window.</summary>
-    [Description("Longest row in tokens; longer ones are cut at the end, counted and reported.")]
+    [Description("Longest row in tokens; longer ones are cut (see long_rows), counted and reported.")]
     [Range(2, 1 << 24)]
     public int MaxLength { get; init; } = 1024;
 
@@ -179,6 +179,29 @@ public sealed record DataRecipe
     /// <summary>Template.</summary>
     [Description("Prompt made of the row's fields in braces, e.g. \"Q: {question}\\nA:\".")]
     public string? PromptTemplate { get; init; }
+
+    /// <summary>Completion template.</summary>
+    [Description("Completion made of the row's fields in braces, e.g. \" {answer}\".")]
+    public string? CompletionTemplate { get; init; }
+
+    /// <summary>Prompt style.</summary>
+    [Description("How prompts and instructions become text: plain (instructions in the words of Stanford Alpaca) or chat (the model's chat template).")]
+    [AllowedValues("plain", "chat")]
+    public string PromptStyle { get; init; } = "plain";
+
+    /// <summary>Long rows.</summary>
+    [Description("What happens to rows longer than max_length: cut (at the end), drop, split (into further rows, for running text).")]
+    [AllowedValues("cut", "drop", "split")]
+    public string LongRows { get; init; } = "cut";
+
+    /// <summary>Threads.</summary>
+    [Description("Threads that tokenize; the result does not depend on it.")]
+    [Range(1, 1024)]
+    public int Workers { get; init; } = 1;
+
+    /// <summary>Overlap.</summary>
+    [Description("Accept a validation set whose rows are all in the training set.")]
+    public bool AllowOverlap { get; init; }
 
     /// <summary>Limit.</summary>
     [Description("Use at most this many training rows; 0 for all.")]

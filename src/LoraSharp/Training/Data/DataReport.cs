@@ -70,19 +70,19 @@ public sealed class DataReport
         List<string> lines = [];
         if (Cut.Count > 0)
         {
-            lines.Add($"{Cut.Count:N0} of {Rows:N0} rows were longer than max_length and cut at the end; {CutTokens:N0} tokens are lost (first: {string.Join(", ", Cut.First.Take(2))}).");
+            lines.Add(FormattableString.Invariant($"{Cut.Count:N0} of {Rows:N0} rows were longer than max_length and cut at the end; {CutTokens:N0} tokens are lost (first: {string.Join(", ", Cut.First.Take(2))})."));
         }
 
-        lines.AddRange(Dropped.Select(d => $"{d.Value.Count:N0} of {Rows:N0} rows were left out: {d.Key} (first: {string.Join(", ", d.Value.First.Take(2))})."));
-        lines.AddRange(Notes.Select(n => $"{n.Value.Count:N0} rows: {n.Key} (first: {n.Value.First[0]})."));
+        lines.AddRange(Dropped.Select(d => FormattableString.Invariant($"{d.Value.Count:N0} of {Rows:N0} rows were left out: {d.Key} (first: {string.Join(", ", d.Value.First.Take(2))}).")));
+        lines.AddRange(Notes.Select(n => FormattableString.Invariant($"{n.Value.Count:N0} rows: {n.Key} (first: {n.Value.First[0]}).")));
         if (Duplicates.Count > 0)
         {
-            lines.Add($"{Duplicates.Count:N0} training rows equal an earlier one (first: {Duplicates.First[0]}).");
+            lines.Add(FormattableString.Invariant($"{Duplicates.Count:N0} training rows equal an earlier one (first: {Duplicates.First[0]})."));
         }
 
         if (Overlap.Count > 0)
         {
-            lines.Add($"{Overlap.Count:N0} validation rows are training rows too, so the validation loss is too good (first: {Overlap.First[0]}).");
+            lines.Add(FormattableString.Invariant($"{Overlap.Count:N0} validation rows are training rows too, so the validation loss is too good (first: {Overlap.First[0]})."));
         }
 
         return lines;
