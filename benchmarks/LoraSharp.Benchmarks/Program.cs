@@ -6,6 +6,9 @@ switch (args.FirstOrDefault())
     case "nf4":
         FourBitBenchmark.Run();
         return 0;
+    case "gguf":
+        GgufBenchmark.Run();
+        return 0;
     case "train-cpu":
         return TrainCpuBenchmark.Run(args[1..]);
     case "decode" when args.Length == 2:
@@ -26,6 +29,6 @@ switch (args.FirstOrDefault())
         BenchmarkDotNet.Running.BenchmarkSwitcher.FromAssembly(System.Reflection.Assembly.GetExecutingAssembly()).Run(args[1..]);
         return 0;
     default:
-        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | adapters MODEL | bdn [BenchmarkDotNet's arguments]");
+        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | gguf | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | adapters MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }

@@ -10,6 +10,7 @@ namespace LoraSharp.Formats.Gguf;
 /// </summary>
 public static class GgufAdapter
 {
+    private const int MostRank = 1 << 16;
     private const string A = ".lora_a";
     private const string B = ".lora_b";
 
@@ -149,7 +150,11 @@ public static class GgufAdapter
             AdapterTensor part = AdapterTensor.Parse(key, plan.Info)!;
             if (part.Part is AdapterPart.LoraA or AdapterPart.EmbeddingA)
             {
-                ranks[part.Module] = checked((int)plan.Info.Shape[0]);
+                // A factor without elements may claim any rank without running past the file.
+                long claimed = plan.Info.Shape[0];
+                ranks[part.Module] = claimed is > 0 and <= MostRank && plan.Info.Shape[1] > 0
+                    ? (int)claimed
+                    : throw new MalformedFileException(file.Location, $"the factor A of {part.Module} is {plan.Info.ShapeText}, expected a rank of 1 to {MostRank} and inputs.");
             }
         }
 

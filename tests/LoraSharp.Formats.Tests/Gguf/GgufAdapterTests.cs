@@ -75,6 +75,17 @@ public sealed class GgufAdapterTests
         Assert.Equal(wanted, GgufCheckpointTests.Floats(back.Tensors.Read(Key))[5], 1e-6f);
     }
 
+    [Fact]
+    public void A_rank_beyond_reason_is_refused()
+    {
+        using var folder = new TemporaryFolder();
+        string path = folder.File("a.gguf");
+        File.WriteAllBytes(path, new GgufBytes().String("general.architecture", "llama").String("general.type", "adapter").String("adapter.type", "lora")
+            .Key("adapter.lora.alpha", 6, w => w.Write(8f)).Tensor("blk.0.ffn_up.weight.lora_a", 0, 0, 0, 1UL << 40).ToArray());
+        MalformedFileException error = Assert.Throws<MalformedFileException>(() => GgufAdapter.Open(path, BaseConfig));
+        Assert.Contains("the factor A of model.layers.0.mlp.up_proj is [1099511627776, 0]", error.Message, StringComparison.Ordinal);
+    }
+
     private static void Equal(AdapterFolder expected, AdapterFolder found)
     {
         Assert.Equal(expected.Tensors.Tensors.Keys.Order(StringComparer.Ordinal), found.Tensors.Tensors.Keys.Order(StringComparer.Ordinal));
