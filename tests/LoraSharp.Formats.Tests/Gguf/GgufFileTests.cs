@@ -90,6 +90,16 @@ public sealed class GgufFileTests
     }
 
     [Fact]
+    public void A_setting_that_is_not_finite_is_refused()
+    {
+        using var folder = new TemporaryFolder();
+        string path = folder.File("m.gguf");
+        File.WriteAllBytes(path, new GgufBytes().Key("k", 6, w => w.Write(float.NaN)).ToArray());
+        using GgufFile file = GgufFile.Open(path);
+        Contains(Assert.Throws<MalformedFileException>(() => file.Metadata["k"].AsDouble()), "metadata 'k': expected a number, found NaN");
+    }
+
+    [Fact]
     public void Truncation_anywhere_in_the_header_is_one_clear_error()
     {
         byte[] whole = File.ReadAllBytes(Fixtures.Path("gguf/adapter-f32.gguf"));
