@@ -11,7 +11,7 @@ public sealed class GgufModelWriterTests
     public static TheoryData<string> Models =>
     [
         "cohere2", "ernie4_5", "exaone4", "falcon", "gemma", "gemma2", "gemma3_pattern", "gemma3_text", "glm4", "gpt2", "gpt_neox", "gpt_neox_sequential", "granite", "granitemoe",
-        "llama", "llama3", "llama_biases", "llama_linear_rope", "mistral", "mistral_tied", "mixtral", "nemotron", "olmo2", "olmo3", "olmoe", "phi", "phi3", "phi3_longrope", "qwen2",
+        "llama", "llama3", "llama_biases", "llama_linear_rope", "mistral", "mistral_tied", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "phi", "phi3", "phi3_longrope", "qwen2",
         "qwen2_window", "qwen2_yarn", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
     ];
 

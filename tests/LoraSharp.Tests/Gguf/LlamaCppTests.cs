@@ -58,6 +58,7 @@ public sealed class LlamaCppTests : IDisposable
     [InlineData("falcon")]
     [InlineData("stablelm")]
     [InlineData("starcoder2")]
+    [InlineData("olmo")]
     [InlineData("olmo3")]
     [InlineData("smollm3")]
     [InlineData("granite")]

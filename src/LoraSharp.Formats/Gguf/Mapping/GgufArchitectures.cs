@@ -302,6 +302,18 @@ internal static class GgufArchitectures
         },
     };
 
+    private static readonly GgufArchitecture Olmo = new()
+    {
+        Name = "olmo",
+        ModelType = "olmo",
+        ClassName = "OlmoForCausalLM",
+        // Its norms have no weights.
+        Tensors = [new("token_embd", "model.embed_tokens"), new("output", "lm_head"), .. Attention(interleaved: true), .. GatedMlp()],
+        Fields = [.. Standard(RmsEpsilon).Where(f => f != RmsEpsilon), new("clip_qkv", "attention.clamp_kqv", Number, false)],
+        Constants = Silu,
+        WriteMore = (_, writer) => writer.Set(".attention.layer_norm_epsilon", 1e-5),
+    };
+
     private static readonly GgufArchitecture Olmo2 = new()
     {
         Name = "olmo2",
@@ -464,7 +476,7 @@ internal static class GgufArchitectures
     private static readonly GgufArchitecture[] All =
     [
         Llama, Mistral, Mixtral, Qwen2, Qwen3, Qwen3Moe, Olmoe, Gemma, Gemma2, Gemma3, Phi3, Phi2, StableLm, StarCoder2, Gpt2, GptNeoX, Falcon, Falcon7B,
-        Olmo2, Olmo3, SmolLm3, Granite, GraniteMoe, Cohere2, Exaone4, Nemotron, Glm4, SeedOss, Ernie45,
+        Olmo, Olmo2, Olmo3, SmolLm3, Granite, GraniteMoe, Cohere2, Exaone4, Nemotron, Glm4, SeedOss, Ernie45,
     ];
 
     /// <summary>The row for a file.</summary>

@@ -28,7 +28,8 @@ internal static class GgufExportPlan
         var plans = new List<GgufExportTensor>();
         var experts = new Dictionary<string, SortedDictionary<int, string>>(StringComparer.Ordinal);
         var unknown = new List<string>();
-        bool tied = architecture.MayTie && (config.FlagOrNull("tie_word_embeddings") ?? architecture.ModelType is not ("llama" or "mistral" or "mixtral"));
+        // A config.json that does not say leaves it to the weights.
+        bool tied = architecture.MayTie && (config.FlagOrNull("tie_word_embeddings") ?? !source.Tensors.Keys.Any(n => Match(names, n)?.Rule.Gguf == "output"));
         foreach (TensorInfo tensor in source.Tensors.Values.OrderBy(t => Order(t.Name)).ThenBy(t => t.Name, StringComparer.Ordinal))
         {
             if (IsBuffer(tensor.Name))
