@@ -30,7 +30,7 @@ public sealed class DequantizationBuffer : IDisposable
         {
             long count = weight.Rows * weight.Columns;
             Device device = weight.Device;
-            if (_memory is null || _memory.dtype != dtype || _memory.NumberOfElements < count || _memory.device != device)
+            if (_memory is null || _memory.dtype != dtype || _memory.NumberOfElements < count || !IsOn(_memory, device))
             {
                 _memory?.Dispose();
                 _memory = empty([count], dtype, device).DetachFromDisposeScope();
@@ -42,6 +42,9 @@ public sealed class DequantizationBuffer : IDisposable
             return work(matrix);
         }
     }
+
+    // TorchSharp's devices are compared by reference, and every tensor gives a new one.
+    private static bool IsOn(Tensor tensor, Device device) => tensor.device_type == device.type && tensor.device_index == device.index;
 
     /// <inheritdoc/>
     public void Dispose()

@@ -88,6 +88,26 @@ public sealed class Nf4LinearTests
     }
 
     [Fact]
+    public void LayersShareOnePieceOfMemory()
+    {
+        using var scope = NewDisposeScope();
+        using var buffer = new DequantizationBuffer();
+        using FourBitWeight large = FourBitWeight.Quantize(randn(64, 128), "w", Options, CPU);
+        using FourBitWeight small = FourBitWeight.Quantize(randn(64, 64), "w", Options, CPU);
+        List<nint> places = [];
+        foreach (FourBitWeight weight in (FourBitWeight[])[large, small, large, small])
+        {
+            buffer.Use(weight, ScalarType.Float32, w =>
+            {
+                places.Add(AtenTensor.DataPointer(w));
+                return zeros(1);
+            });
+        }
+
+        Assert.Single(places.Distinct());
+    }
+
+    [Fact]
     public void AFailureInBackwardIsAnExceptionNotTheEndOfTheProcess()
     {
         using var scope = NewDisposeScope();
