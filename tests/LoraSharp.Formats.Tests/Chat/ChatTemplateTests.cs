@@ -138,6 +138,14 @@ public class ChatTemplateTests
     }
 
     [Fact]
+    public void A_generation_block_that_is_changed_or_not_printed_marks_nothing()
+    {
+        RenderedChat chat = Render(ChatTemplate.Parse("{% set x %}{% generation %}abc{% endgeneration %}{% endset %}{% filter upper %}{% generation %}abc{% endgeneration %}{% endfilter %}", null, null));
+        Assert.Equal("ABC", chat.Text);
+        Assert.Empty(chat.AssistantSpans);
+    }
+
+    [Fact]
     public void A_folder_gives_its_template_and_special_tokens()
     {
         using var folder = new TemporaryFolder();

@@ -262,7 +262,7 @@ internal static class PythonOperators
             default:
                 if (right.IsZero)
                 {
-                    throw Zero("integer division or modulo by zero");
+                    throw Zero(symbol == "%" ? "integer modulo by zero" : "integer division or modulo by zero");
                 }
 
                 // Python floors where .NET truncates.

@@ -43,7 +43,7 @@ internal sealed partial class Renderer
 
         Run(template, scope);
         string text = _top.ToString();
-        return new RenderedChat(text, _generations.Select(generation => Locate(text, generation.Start, generation.Text)).ToArray());
+        return new RenderedChat(text, _generations.Select(generation => Locate(text, generation.Start, generation.Text)).OfType<(int, int)>().ToArray());
     }
 
     public string RenderToText(IReadOnlyList<Statement> body, Scope scope)
@@ -63,13 +63,12 @@ internal sealed partial class Renderer
         return buffer.ToString();
     }
 
-    // A generation block inside a macro ends up somewhere behind what was written when it ran.
-    private static (int Start, int End) Locate(string text, int start, string generated)
+    // A generation block inside a macro ends up somewhere behind what was written when it ran; one whose text a filter
+    // changed, or that is never printed, marks nothing.
+    private static (int Start, int End)? Locate(string text, int start, string generated)
     {
         int at = text.IndexOf(generated, start, StringComparison.Ordinal);
-        return at < 0
-            ? throw new PythonError(ErrorKind.Runtime, "what a {% generation %} block rendered does not appear in the chat as it was, so that the assistant's tokens cannot be marked")
-            : (at, at + generated.Length);
+        return at < 0 ? null : (at, at + generated.Length);
     }
 
     private Flow Run(IReadOnlyList<Statement> body, Scope scope)
