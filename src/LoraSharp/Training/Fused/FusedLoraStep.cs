@@ -81,6 +81,8 @@ internal sealed class FusedLoraStep : IDisposable
         _tokens = (long)options.Rows * options.Length;
         using IDisposable noGradients = no_grad();
         using var scope = NewDisposeScope();
+        // What the caller made on the default stream must be there before another stream reads it.
+        TorchSharp.torch.cuda.synchronize();
         _kernels = CudaModule.Compile("fused_step.cu", CudaModule.Source("fused_step"), device.index < 0 ? 0 : device.index);
         _stream = new CudaStreamScope(device.index < 0 ? 0 : device.index);
         if (options.SharedWeights)
