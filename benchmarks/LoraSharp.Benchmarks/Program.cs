@@ -27,10 +27,13 @@ switch (args.FirstOrDefault())
         return AdapterBenchmark.Run(args[1..]);
     case "gpu-train" when args.Length > 1:
         return GpuTraining.Run(args[1..]);
+    case "tokenizer" when args.Length == 3:
+        TokenizerBenchmark.Run(args[1], args[2]);
+        return 0;
     case "bdn":
         BenchmarkDotNet.Running.BenchmarkSwitcher.FromAssembly(System.Reflection.Assembly.GetExecutingAssembly()).Run(args[1..]);
         return 0;
     default:
-        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | gguf | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | adapters MODEL | bdn [BenchmarkDotNet's arguments] | gpu-train check|1b|8b|0.5b");
+        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | gguf | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | adapters MODEL | bdn [BenchmarkDotNet's arguments] | gpu-train check|1b|8b|0.5b | tokenizer FOLDER TEXT");
         return 2;
 }
