@@ -11,6 +11,8 @@ switch (args.FirstOrDefault())
         return 0;
     case "train-cpu":
         return TrainCpuBenchmark.Run(args[1..]);
+    case "sweep-cpu":
+        return SweepBenchmark.Run(args[1..]);
     case "decode" when args.Length == 2:
         DecodeBenchmark.Run(args[1]);
         return 0;
@@ -34,6 +36,6 @@ switch (args.FirstOrDefault())
         BenchmarkDotNet.Running.BenchmarkSwitcher.FromAssembly(System.Reflection.Assembly.GetExecutingAssembly()).Run(args[1..]);
         return 0;
     default:
-        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | gguf | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | adapters MODEL | bdn [BenchmarkDotNet's arguments] | gpu-train check|1b|8b|0.5b | tokenizer FOLDER TEXT");
+        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | gguf | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | adapters MODEL | bdn [BenchmarkDotNet's arguments] | gpu-train check|1b|8b|0.5b | tokenizer FOLDER TEXT | sweep-cpu MODEL");
         return 2;
 }

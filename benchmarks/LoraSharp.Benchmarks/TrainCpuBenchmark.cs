@@ -5,7 +5,6 @@ using LoraSharp.Layers;
 using LoraSharp.Models;
 using LoraSharp.Tensors;
 using LoraSharp.Training;
-using LoraSharp.Training.Data;
 using LoraSharp.Training.Loss;
 using static TorchSharp.torch;
 
@@ -45,7 +44,7 @@ internal static class TrainCpuBenchmark
             {
                 Objective = new LanguageModelingObjective(model, options),
                 Trainable = trainable,
-                Batches = new RandomBatches(model.Config.VocabularySize),
+                Batches = new RandomBatches(model.Config.VocabularySize, Rows, Length),
                 Observers = [clocked],
             },
             options);
@@ -135,43 +134,6 @@ internal static class TrainCpuBenchmark
                 Tensors.Add(Tensor.TotalCount);
                 _last = Stopwatch.GetTimestamp();
             }
-        }
-    }
-
-    private sealed class RandomBatches(int vocabulary) : IBatchSource
-    {
-        private readonly Random _random = new(3);
-
-        public long? StepsPerEpoch => 1000;
-
-        public double Epoch => 0;
-
-        public IReadOnlyList<MicroBatch> NextStep()
-        {
-            long[] ids = [.. Enumerable.Range(0, Rows * Length).Select(_ => (long)_random.Next(3, vocabulary))];
-            return
-            [
-                new()
-                {
-                    Rows = Rows,
-                    Length = Length,
-                    InputIds = ids,
-                    Labels = ids,
-                    Positions = [.. Enumerable.Range(0, Rows * Length).Select(i => (long)(i % Length))],
-                    Sequences = [.. Enumerable.Repeat(1, Rows * Length)],
-                    Origins = ["random"],
-                },
-            ];
-        }
-
-        public System.Text.Json.Nodes.JsonObject SaveState() => [];
-
-        public void RestoreState(System.Text.Json.Nodes.JsonObject state)
-        {
-        }
-
-        public void Dispose()
-        {
         }
     }
 }
