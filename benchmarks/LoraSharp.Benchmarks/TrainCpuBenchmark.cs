@@ -50,6 +50,7 @@ internal static class TrainCpuBenchmark
             options);
         double before = MatrixRate(dtype);
         trainer.Run();
+        double peak = Process.GetCurrentProcess().PeakWorkingSet64 / 1e9;
         double rate = Math.Max(before, MatrixRate(dtype));
         double[] seconds = [.. clocked.Seconds.Skip(2).Order()];
         double median = seconds[seconds.Length / 2], best = seconds[0], processor = clocked.ProcessorSeconds.Skip(2).Min();
@@ -63,7 +64,7 @@ internal static class TrainCpuBenchmark
             Console.WriteLine($"processor time {processor * 1e3:0} ms a step: {100 * flops * Rows * Length / processor / byProcessor:0.0} % of {byProcessor / 1e9:0} GFLOP/s by the same clock");
         }
 
-        Console.WriteLine($"peak memory {Process.GetCurrentProcess().PeakWorkingSet64 / 1e9:0.00} GB; tensors after each step {string.Join(' ', clocked.Tensors.Distinct())}");
+        Console.WriteLine($"peak memory {peak:0.00} GB; tensors after each step {string.Join(' ', clocked.Tensors.Distinct())}");
         return 0;
 
         double Share(double seconds) => 100 * flops * Rows * Length / seconds / rate;

@@ -131,7 +131,7 @@ public sealed record TrainerOptions
     public double LossSpikeFactor { get; init; } = 3;
 
     /// <summary>Elements of the largest piece of logits held at once, [tokens × vocabulary].</summary>
-    public long LogitElements { get; init; } = 1 << 23;
+    public long LogitElements { get; init; } = 1 << 22;
 
     /// <summary>Every fault of the values, each with the recipe's key.</summary>
     public IReadOnlyList<string> Validate()
