@@ -36,6 +36,8 @@ switch (args.FirstOrDefault())
         BenchmarkDotNet.Running.BenchmarkSwitcher.FromAssembly(System.Reflection.Assembly.GetExecutingAssembly()).Run(args[1..]);
         return 0;
     default:
-        Console.Error.WriteLine("usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | gguf | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | train-cpu MODEL | decode MODEL | adapters MODEL | bdn [BenchmarkDotNet's arguments] | gpu-train check|1b|8b|0.5b | tokenizer FOLDER TEXT | sweep-cpu MODEL");
+        Console.Error.WriteLine(
+            "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | gguf | train-cpu MODEL | sweep-cpu MODEL | decode MODEL | " +
+            "adapters MODEL | tokenizer FOLDER TEXT | gpu-train check|1b|8b|0.5b | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }
