@@ -50,10 +50,12 @@ double Error(Tensor target)
 
 internal sealed class Net : nn.Module<Tensor, Tensor>
 {
-    private readonly nn.Module<Tensor, Tensor> input = nn.Linear(1, 64), hidden = nn.Linear(64, 64), output = nn.Linear(64, 1);
+    [ComponentName(Name = "input")] private readonly nn.Module<Tensor, Tensor> _input = nn.Linear(1, 64);
+    [ComponentName(Name = "hidden")] private readonly nn.Module<Tensor, Tensor> _hidden = nn.Linear(64, 64);
+    [ComponentName(Name = "output")] private readonly nn.Module<Tensor, Tensor> _output = nn.Linear(64, 1);
 
     public Net()
         : base(nameof(Net)) => RegisterComponents();
 
-    public override Tensor forward(Tensor x) => output.call(hidden.call(input.call(x).tanh()).tanh());
+    public override Tensor forward(Tensor x) => _output.call(_hidden.call(_input.call(x).tanh()).tanh());
 }

@@ -1,8 +1,8 @@
 using System.Globalization;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Gguf;
-using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Hub;
+using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Peft;
 using LoraSharp.Quantization;
 
