@@ -50,12 +50,15 @@ double Error(Tensor target)
 
 internal sealed class Net : nn.Module<Tensor, Tensor>
 {
-    [ComponentName(Name = "input")] private readonly nn.Module<Tensor, Tensor> _input = nn.Linear(1, 64);
-    [ComponentName(Name = "hidden")] private readonly nn.Module<Tensor, Tensor> _hidden = nn.Linear(64, 64);
-    [ComponentName(Name = "output")] private readonly nn.Module<Tensor, Tensor> _output = nn.Linear(64, 1);
+    private readonly nn.Module<Tensor, Tensor> _input = nn.Linear(1, 64), _hidden = nn.Linear(64, 64), _output = nn.Linear(64, 1);
 
     public Net()
-        : base(nameof(Net)) => RegisterComponents();
+        : base(nameof(Net))
+    {
+        register_module("input", _input);
+        register_module("hidden", _hidden);
+        register_module("output", _output);
+    }
 
     public override Tensor forward(Tensor x) => _output.call(_hidden.call(_input.call(x).tanh()).tanh());
 }
