@@ -8,7 +8,7 @@ namespace LoraSharp.Cli;
 internal sealed class TrainingProgress(TextWriter output, bool live) : ITrainingObserver, IDisposable
 {
     private const int BarWidth = 24;
-    private const int PipeLines = 50;
+    private const int PipeLines = 16;
     private int _drawn;
 
     /// <inheritdoc/>
@@ -24,7 +24,7 @@ internal sealed class TrainingProgress(TextWriter output, bool live) : ITraining
             case StepCompleted step when live:
                 Draw(step);
                 break;
-            case StepCompleted step when step.Step == 1 || step.Step == step.TotalSteps || step.Step % Math.Max(1, step.TotalSteps / PipeLines) == 0:
+            case StepCompleted step when step.Step == 1 || step.Step == step.TotalSteps || step.Step % Math.Max(1, (step.TotalSteps + PipeLines - 1) / PipeLines) == 0:
                 Line($"step {step.Step}/{step.TotalSteps}  {Numbers(step)}");
                 break;
             case Evaluated evaluated:
