@@ -41,14 +41,6 @@ public static unsafe partial class AtenTensor
         return pointer;
     }
 
-    /// <summary>A tensor that is not there, for operators whose schema wants one nevertheless.</summary>
-    public static Tensor Undefined()
-    {
-        NativeRuntime.EnsureLoaded();
-        Check(aoti_torch_new_uninitialized_tensor(out nint handle), "make an undefined tensor");
-        return Tensor.UnsafeCreateTensor(handle);
-    }
-
     internal static void Check(int code, string what)
     {
         if (code != 0)
@@ -59,9 +51,6 @@ public static unsafe partial class AtenTensor
 
     [LibraryImport(Library)]
     private static partial int aoti_torch_create_tensor_from_blob(nint data, long dimensions, long* sizes, long* strides, long offset, int dtype, int deviceType, int deviceIndex, out nint result);
-
-    [LibraryImport(Library)]
-    private static partial int aoti_torch_new_uninitialized_tensor(out nint tensor);
 
     [LibraryImport(Library)]
     private static partial int aoti_torch_get_data_ptr(nint tensor, out nint pointer);

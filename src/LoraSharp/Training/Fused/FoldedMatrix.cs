@@ -69,10 +69,12 @@ internal sealed class FoldedMatrix : IDisposable
         offset = b;
         long rows = Outputs + Rank;
         long columns = inputs + Rank;
-        _buffer = shared is null ? zeros([rows, columns], ScalarType.BFloat16, device) : shared.narrow(0, 0, rows * columns).view(rows, columns);
-        _forward = _buffer.narrow(0, 0, Outputs).t();
-        _backward = _buffer.narrow(1, 0, inputs);
-        _factorsA = _buffer.narrow(0, Outputs, Math.Max(TrueRank, 1)).narrow(1, 0, inputs).t();
+        using var scope = NewDisposeScope();
+        _buffer = (shared is null ? zeros([rows, columns], ScalarType.BFloat16, device) : shared.narrow(0, 0, rows * columns).view(rows, columns)).DetachFromDisposeScope();
+        _forward = _buffer.narrow(0, 0, Outputs).t().DetachFromDisposeScope();
+        _backward = _buffer.narrow(1, 0, inputs).DetachFromDisposeScope();
+        // Without an adapter there is no such row; the view is then not used.
+        _factorsA = _buffer.narrow(0, Math.Min(Outputs, rows - Math.Max(TrueRank, 1)), Math.Max(TrueRank, 1)).narrow(1, 0, inputs).t().DetachFromDisposeScope();
     }
 
     /// <summary>k.</summary>

@@ -8,14 +8,16 @@ internal sealed class AttentionState : IDisposable
 {
     private readonly List<Tensor> _tensors = [];
 
-    /// <summary>cuDNN: logsumexp, cum_seq_q, cum_seq_k, philox seed, philox offset; flash: logsumexp, rng state, unused.</summary>
+    /// <summary>Dense: q, k, v as leaves and the output with its graph; packed: logsumexp, random state, unused.</summary>
     public IReadOnlyList<Tensor> Tensors => _tensors;
 
-    /// <summary>Longest sequences as the operator returned them.</summary>
-    public (long Query, long Key) Longest { get; set; }
-
-    /// <summary>Takes over a result.</summary>
-    public void Keep(ulong result) => _tensors.Add(AtenCall.Tensor(result).DetachFromDisposeScope());
+    /// <summary>Takes a tensor over.</summary>
+    public Tensor Keep(Tensor tensor)
+    {
+        Tensor kept = tensor.DetachFromDisposeScope();
+        _tensors.Add(kept);
+        return kept;
+    }
 
     /// <summary>Frees what was kept.</summary>
     public void Dispose()
@@ -29,32 +31,28 @@ internal sealed class AttentionState : IDisposable
     }
 }
 
-/// <summary>Causal attention by cuDNN for rows that are one sequence each, by FlashAttention with sequence borders for packed ones.</summary>
+/// <summary>Causal attention for rows that are one sequence each, and by FlashAttention with sequence borders for packed ones.</summary>
 internal static class FusedAttention
 {
-    /// <summary>q [b, h, s, e], k and v [b, hk, s, e] → [b, h, s, e].</summary>
+    /// <summary>q [b, h, s, e], k and v [b, hk, s, e] → [b, h, s, e]; which kernel runs is libtorch's choice among those that are enabled.</summary>
+    /// <remarks>The one place that uses autograd: the stable interface cannot call cuDNN's operator, whose results are not all tensors.</remarks>
     public static Tensor Dense(Tensor q, Tensor k, Tensor v, double scale, AttentionState state)
     {
-        ReadOnlySpan<ulong> r = new AtenCall("aten::_scaled_dot_product_cudnn_attention").Add(q).Add(k).Add(v).AddOptional((Tensor?)null)
-            .Add(true).Add(0.0).Add(true).Add(false).AddOptional(scale).Invoke();
-        foreach (int i in (int[])[1, 2, 3, 6, 7])
-        {
-            state.Keep(r[i]);
-        }
-
-        AtenCall.Tensor(r[8]).Dispose();
-        state.Longest = ((long)r[4], (long)r[5]);
-        return AtenCall.Tensor(r[0]);
+        using IDisposable graph = enable_grad();
+        Tensor query = state.Keep(q.detach().requires_grad_());
+        Tensor key = state.Keep(k.detach().requires_grad_());
+        Tensor value = state.Keep(v.detach().requires_grad_());
+        Tensor output = state.Keep(new AtenCall("aten::scaled_dot_product_attention").Add(query).Add(key).Add(value).AddOptional((Tensor?)null)
+            .Add(0.0).Add(true).AddOptional(scale).Add(q.size(1) != k.size(1)).InvokeTensor());
+        return output.detach();
     }
 
     /// <summary>Gradients of <see cref="Dense"/>.</summary>
-    public static (Tensor Query, Tensor Key, Tensor Value) DenseBackward(Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, double scale, AttentionState state)
+    public static (Tensor Query, Tensor Key, Tensor Value) DenseBackward(Tensor gradient, AttentionState state)
     {
         IReadOnlyList<Tensor> t = state.Tensors;
-        using Tensor none = AtenTensor.Undefined();
-        ReadOnlySpan<ulong> r = new AtenCall("aten::_scaled_dot_product_cudnn_attention_backward").Add(gradient).Add(q).Add(k).Add(v).Add(output)
-            .Add(t[0]).Add(t[3]).Add(t[4]).Add(none).Add(t[1]).Add(t[2]).Add(state.Longest.Query).Add(state.Longest.Key).Add(0.0).Add(true).AddOptional(scale).Invoke();
-        return (AtenCall.Tensor(r[0]), AtenCall.Tensor(r[1]), AtenCall.Tensor(r[2]));
+        autograd.backward([t[3]], [gradient]);
+        return (t[0].grad!, t[1].grad!, t[2].grad!);
     }
 
     /// <summary>q [n, h, e], k and v [n, hk, e] with sequence borders (int32, [sequences + 1]) → [n, h, e].</summary>
@@ -62,9 +60,9 @@ internal static class FusedAttention
     {
         ReadOnlySpan<ulong> r = new AtenCall("aten::_flash_attention_forward").Add(q).Add(k).Add(v).AddOptional(borders).AddOptional(borders).Add(longest).Add(longest)
             .Add(0.0).Add(true).Add(false).AddOptional(scale).AddOptional((long?)null).AddOptional((long?)null).AddOptional((Tensor?)null).AddOptional((Tensor?)null).Invoke();
-        state.Keep(r[1]);
-        state.Keep(r[2]);
-        state.Keep(r[3]);
+        state.Keep(AtenCall.Tensor(r[1]));
+        state.Keep(AtenCall.Tensor(r[2]));
+        state.Keep(AtenCall.Tensor(r[3]));
         AtenCall.Tensor(r[4]).Dispose();
         return AtenCall.Tensor(r[0]);
     }

@@ -410,9 +410,7 @@ internal sealed class FusedLoraStep : IDisposable
         }
         else
         {
-            Tensor output = state.AttentionOutput.as_strided([_options.Rows, h, _options.Length, e], [_options.Length * row, e, row, 1], 0);
-            Tensor gradient = _dAttention.view(_options.Rows, _options.Length, h, e).transpose(1, 2);
-            (dq, dk, dv) = FusedAttention.DenseBackward(gradient, state.Dense(0), state.Dense(1), state.Dense(2), output, _shape.AttentionScale, state.Attention);
+            (dq, dk, dv) = FusedAttention.DenseBackward(_dAttention.view(_options.Rows, _options.Length, h, e).transpose(1, 2), state.Attention);
         }
 
         long[] q = dq.stride();
