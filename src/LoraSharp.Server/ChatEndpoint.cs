@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json.Nodes;
+using LoraSharp.Formats.Chat.ToolCalls;
 using LoraSharp.Inference;
 using LoraSharp.Serving;
 using Microsoft.AspNetCore.Http;
@@ -47,7 +48,7 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
             return;
         }
 
-        (JsonObject Choice, int Tokens)[] done = await Task.WhenAll(requests.Select((r, i) => CollectAsync(r, i, body.Value("tools") is not null, context.RequestAborted))).ConfigureAwait(false);
+        (JsonObject Choice, int Tokens)[] done = await Task.WhenAll(requests.Select((r, i) => CollectAsync(r, i, body.Value("tools") as JsonArray, context.RequestAborted))).ConfigureAwait(false);
         JsonObject answer = Envelope("chat.completion", [.. done.Select(d => (JsonNode)d.Choice)]);
         answer["usage"] = CompletionsEndpoint.Usage(prompt.Length, done.Sum(d => d.Tokens));
         context.Response.ContentType = "application/json";
@@ -90,7 +91,7 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
         return model.Tokenizer.Encode(model.Template.Render(plain, addGenerationPrompt: true, variables).Text, addSpecialTokens: false);
     }
 
-    private async Task<(JsonObject Choice, int Tokens)> CollectAsync(InferenceRequest request, int index, bool hasTools, CancellationToken cancellation)
+    private async Task<(JsonObject Choice, int Tokens)> CollectAsync(InferenceRequest request, int index, JsonArray? tools, CancellationToken cancellation)
     {
         var text = new StringBuilder();
         var scores = new JsonArray();
@@ -109,10 +110,15 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
 
         var message = new JsonObject { ["role"] = "assistant", ["content"] = text.ToString() };
         string reason = CompletionsEndpoint.ReasonOf(finish);
-        if (hasTools && ToolCallText.Parse(text.ToString()) is { Count: > 0 } calls)
+        if (tools is not null && new ToolCallParser(ToolCallParser.Detect(model.Template!.Source), tools).Parse(text.ToString()) is { Calls.Count: > 0 } said)
         {
-            message["content"] = ToolCallText.Before(text.ToString());
-            message["tool_calls"] = calls;
+            message["content"] = said.Content.Length > 0 ? said.Content : null;
+            message["tool_calls"] = new JsonArray([.. said.Calls.Select(c => (JsonNode)new JsonObject
+            {
+                ["id"] = c.Id ?? "call_" + Guid.NewGuid().ToString("N"),
+                ["type"] = "function",
+                ["function"] = new JsonObject { ["name"] = c.Name, ["arguments"] = c.Arguments },
+            })]);
             reason = "tool_calls";
         }
 
