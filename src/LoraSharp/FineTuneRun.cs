@@ -12,6 +12,7 @@ using LoraSharp.Tensors;
 using LoraSharp.Training;
 using LoraSharp.Training.Checkpoints;
 using LoraSharp.Training.Data;
+using LoraSharp.Training.Fused;
 using LoraSharp.Training.Loss;
 using LoraSharp.Training.Preferences;
 using static TorchSharp.torch;
@@ -69,10 +70,12 @@ public sealed class FineTuneRun
         using IBatchSource source = Planner(data, batches);
         using var metrics = new MetricsFile(folder.Metrics);
         var curve = new LossCurve(folder.Metrics);
+        ITrainingObjective objective = Objective(loaded, data, options, batches, folder, notes);
+        using var buffers = objective as IDisposable;
         using var trainer = new Trainer(
             new TrainingSetup
             {
-                Objective = Objective(loaded, data, options, folder),
+                Objective = objective,
                 Trainable = trainable,
                 Batches = source,
                 Validation = Validation(data, batches),
@@ -264,6 +267,7 @@ public sealed class FineTuneRun
     /// <param name="data">The rows: tokenized, preference and KTO rows are not packed.</param>
     public BatchOptions Batches(LoadedModel? loaded, TrainingData data)
     {
+        bool onGpu = EngineSetup.FindDevice(_recipe.Device).type == TorchSharp.DeviceType.CUDA;
         bool tokenized = data.Report.Sources.Any(s => s.Format == DatasetFormat.Tokenized.Name());
         return new BatchOptions
         {
@@ -276,6 +280,8 @@ public sealed class FineTuneRun
             // A tokenized line is one row of a micro-batch as it stands.
             Packing = _recipe.Data.Packing && !tokenized && data.Kind == ExampleKind.Plain,
             MaxLength = _recipe.Data.MaxLength,
+            // One shape for all, so that a GPU's step can be captured once.
+            PadToMaxLength = onGpu && _recipe.Data.Packing && !tokenized && data.Kind == ExampleKind.Plain,
             GroupByLength = _recipe.Data.GroupByLength,
             PadTokenId = loaded is null ? 0 : loaded.TokenizerOrNull?.PadTokenId ?? 0,
         };
@@ -295,7 +301,7 @@ public sealed class FineTuneRun
         _ => () => BatchPlanner.InOrder(rows, options.BatchSize, options.PadTokenId),
     };
 
-    private ITrainingObjective Objective(LoadedModel loaded, TrainingData data, TrainerOptions options, RunFolder folder)
+    private ITrainingObjective Objective(LoadedModel loaded, TrainingData data, TrainerOptions options, BatchOptions batches, RunFolder folder, Action<string> notes)
     {
         PreferenceRecipe p = _recipe.Preference;
         var noise = new List<ITrainingNoise> { new AdapterNoise(loaded.Adapters, _recipe.Training.Seed) };
@@ -308,7 +314,7 @@ public sealed class FineTuneRun
         if (data.Kind == ExampleKind.Plain)
         {
             return p.Loss == "none"
-                ? new LanguageModelingObjective(loaded.Model, options, all)
+                ? LanguageModeling(loaded, options, batches, all, notes)
                 : throw new LoraSharpException($"preference.loss is {p.Loss}, but the rows are no preferences. Expected rows with chosen and rejected (or label, for kto), or preference.loss: none.");
         }
 
@@ -331,6 +337,22 @@ public sealed class FineTuneRun
             Gamma = p.Gamma,
         };
         return new PreferenceObjective(loaded.Model, preference, options, loaded.Adapters.Disable, all, new ReferenceCache(Path.Combine(folder.Path, "reference.bin"), _recipe.Model));
+    }
+
+    private ITrainingObjective LanguageModeling(LoadedModel loaded, TrainerOptions options, BatchOptions batches, ITrainingNoise noise, Action<string> notes)
+    {
+        if (_recipe.Method != "full" && _recipe.Training.FusedStep == "auto" && loaded.Model.Device.type == TorchSharp.DeviceType.CUDA)
+        {
+            LoraAdapter adapter = loaded.Adapters[AdapterSet.DefaultName];
+            if (FusedObjective.Obstacle(loaded.Model, adapter, options, batches.PadToMaxLength) is not { } obstacle)
+            {
+                return FusedObjective.Create(loaded.Model, loaded.Adapters, adapter, options, batches.BatchSize, batches.MaxLength);
+            }
+
+            notes($"The fused step is not used: {obstacle}.");
+        }
+
+        return new LanguageModelingObjective(loaded.Model, options, noise);
     }
 
     private void Write(LoadedModel loaded, string folder, bool full)

@@ -319,6 +319,11 @@ public sealed record TrainingRecipe
     [AllowedValues("auto", "on", "off")]
     public string GradientCheckpointing { get; init; } = "auto";
 
+    /// <summary>Fused step.</summary>
+    [Description("Use the step written by hand where it fits (GPU, bfloat16, packing, Llama-shaped, plain LoRA): auto, off.")]
+    [AllowedValues("auto", "off")]
+    public string FusedStep { get; init; } = "auto";
+
     /// <summary>LoRA+.</summary>
     [Description("Learning rate of B over that of A (Hayou et al. 2024); 1 for plain LoRA.")]
     [Range(1e-6, 1e6)]

@@ -280,7 +280,7 @@ internal sealed class FusedLoraStep : IDisposable
             ForwardLayer(l, State(l), l == 0 ? null : _delta);
         }
 
-        Norm(_inputs[^1], State(_matrices.Length - 1), _final);
+        Norm(State(_matrices.Length - 1), _final);
         LossAndGradient();
         for (int l = _matrices.Length - 1; l >= 0; l--)
         {
@@ -419,9 +419,8 @@ internal sealed class FusedLoraStep : IDisposable
         Launch("rope_backward", (_tokens, 1, 1), 256, dq, dk, dv, _dqkv, _positions, _model.Cosines, _model.Sines, _options.Length, (int)h, (int)_shape.KeyHeads, (int)e, _dqkv.size(1), q[0], q[1], q[2], k[0], k[1], k[2], v[0], v[1], v[2]);
     }
 
-    private void Norm(Tensor lastInput, LayerState last, Tensor final)
+    private void Norm(LayerState last, Tensor final)
     {
-        _ = lastInput;
         AddNorm(last.Middle, _delta, _model.FinalNorm, final, _finalNormed, _finalScale);
     }
 
@@ -480,18 +479,32 @@ internal sealed class FusedLoraStep : IDisposable
             }
         }
 
-        if (_factors > 0)
-        {
-            Launch("refresh_factors", (_factors, 8, 1), 256, _parameters, _table);
-        }
     }
 
-    private void LoadFactors()
+    /// <summary>Losses of the last micro-batch [b·s], float32, at the positions that predict; 0 where nothing is predicted.</summary>
+    public Tensor Losses => _losses;
+
+    /// <summary>Gradients of A and B by layer name, as views on the device that hold until the next micro-batch.</summary>
+    public IEnumerable<(string Name, Tensor A, Tensor B)> DeviceGradients()
     {
+        _stream.Synchronize();
+        return Places(_gradients).Select(p => (p.Linear.Name, p.A, p.B));
+    }
+
+    /// <summary>Takes A and B over from the model: at the start, and after an optimizer outside has changed them.</summary>
+    public void LoadFactors()
+    {
+        using IDisposable noGradients = no_grad();
+        using var scope = NewDisposeScope();
         foreach ((FusedLinear linear, Tensor a, Tensor b) in Places(_parameters))
         {
             a.copy_(linear.A!);
             b.copy_(linear.B!);
+        }
+
+        if (!_options.SharedWeights && _factors > 0)
+        {
+            Launch("refresh_factors", (_factors, 8, 1), 256, _parameters, _table);
         }
     }
 

@@ -1,0 +1,216 @@
+using LoraSharp.Adapters;
+using LoraSharp.Layers;
+using LoraSharp.Models;
+using LoraSharp.Training.Data;
+using LoraSharp.Training.Loss;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Training.Fused;
+
+/// <summary>
+/// Next-token prediction by <see cref="FusedLoraStep"/>: the trainer keeps its optimizer, clipping, checkpoints and
+/// observers, and gets losses and gradients from the step written by hand. Evaluation goes the plain way.
+/// </summary>
+/// <remarks>All micro-batches must have one length (packing, padded to the window); one with fewer rows is filled up.</remarks>
+public sealed class FusedObjective : ITrainingObjective, IDisposable
+{
+    private readonly CausalLanguageModel _model;
+    private readonly LoraAdapter _adapter;
+    private readonly ITrainingObjective _plain;
+    private readonly FusedModel _fused;
+    private readonly Dictionary<string, AdapterModule> _modules;
+    private readonly int _rows;
+    private readonly bool _checkpointing;
+    private readonly List<Tensor> _owned = [];
+    private FusedLoraStep? _step;
+    private readonly int _length;
+
+    private FusedObjective(CausalLanguageModel model, AdapterSet adapters, LoraAdapter adapter, ITrainingObjective plain, int rows, int length, bool checkpointing)
+    {
+        _model = model;
+        _adapter = adapter;
+        _plain = plain;
+        _rows = rows;
+        _length = length;
+        _checkpointing = checkpointing;
+        _modules = adapter.Modules.ToDictionary(m => m.Key, m => m.Value);
+        _fused = Describe(adapters);
+    }
+
+    // Attention is launched for this many sequences whether they are there or not, so not for the most there could be.
+    private int MostSequences => 64 * _rows;
+
+    /// <summary>Why a run cannot use the fused step; null when it can.</summary>
+    /// <param name="model">The base with the adapter on it.</param>
+    /// <param name="adapter">What is trained.</param>
+    /// <param name="options">Of the run.</param>
+    /// <param name="packed">Whether all micro-batches have one length.</param>
+    public static string? Obstacle(CausalLanguageModel model, LoraAdapter adapter, TrainerOptions options, bool packed)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(adapter);
+        ArgumentNullException.ThrowIfNull(options);
+        DecoderConfig c = model.Config;
+        AttentionConfig a = c.Attention;
+        RopeSpec? rope = c.Layers[0].Rope;
+        return model.Device.type != TorchSharp.DeviceType.CUDA ? "it runs on a GPU"
+            : model.DType != ScalarType.BFloat16 ? "it computes in bfloat16"
+            : !packed ? "it needs micro-batches of one length: data.packing"
+            : c.ModelType is not ("llama" or "mistral") ? $"it knows llama and mistral, not {c.ModelType}"
+            : c.Layers.Any(l => l.Window is not null || l.Sparse || l.Rope != rope) || rope is null || rope.DependsOnLength || rope.Interleaved || rope.Rotated != a.HeadSize ? "windows, experts and other rotary embeddings are not in it"
+            : a.QkvBias || a.OutputBias || c.FeedForward.Bias || c.HeadBias ? "biases are not in it"
+            : c.VocabularySize % 8 != 0 || c.HiddenSize % 8 != 0 || a.HeadSize % 8 != 0 || c.FeedForward.Size % 8 != 0 ? "sizes must be multiples of 8"
+            : options.LabelSmoothing > 0 || options.ZLoss > 0 || options.NeftuneAlpha > 0 ? "label smoothing, z-loss and NEFTune are not in it"
+            : adapter.Config.Dropout > 0 || adapter.RankDropout > 0 ? "dropout is not in it"
+            : adapter.Parameters.Count > 0 || adapter.HasAnchors || adapter.Modules.Values.Any(m => !IsPlain(m) || !m.Name.StartsWith(c.Names.Layers + ".", StringComparison.Ordinal)) ? "it trains plain A and B of the decoder's linear layers only"
+            : adapter.Modules.Keys.Any(n => !model.Linears.Any(l => l.Spec.Name == n && l is LoraLinear { Inner: DenseLinear })) ? "4-bit bases are not in it yet"
+            : null;
+    }
+
+    /// <summary>Makes the objective; <see cref="Obstacle"/> must be null.</summary>
+    /// <param name="model">The base with the adapter on it.</param>
+    /// <param name="adapters">The model's.</param>
+    /// <param name="adapter">What is trained.</param>
+    /// <param name="options">Of the run.</param>
+    /// <param name="rows">Rows of a full micro-batch.</param>
+    /// <param name="length">Tokens of a row.</param>
+    public static FusedObjective Create(CausalLanguageModel model, AdapterSet adapters, LoraAdapter adapter, TrainerOptions options, int rows, int length)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        return new FusedObjective(model, adapters, adapter, new LanguageModelingObjective(model, options), rows, length, options.GradientCheckpointing == GradientCheckpointing.On);
+    }
+
+    /// <inheritdoc/>
+    public double Weight(MicroBatch batch) => _plain.Weight(batch);
+
+    /// <inheritdoc/>
+    public MicroBatchLoss Evaluate(MicroBatch batch) => _plain.Evaluate(batch);
+
+    /// <inheritdoc/>
+    public MicroBatchLoss Backward(MicroBatch batch, double stepWeight, long seed)
+    {
+        ArgumentNullException.ThrowIfNull(batch);
+        TargetTokens targets = TargetTokens.Of(batch);
+        if (targets.Weights is not null || batch.Length != _length || batch.Rows > _rows)
+        {
+            return _plain.Backward(batch, stepWeight, seed);
+        }
+
+        using IDisposable none = no_grad();
+        using var scope = NewDisposeScope();
+        _step ??= new FusedLoraStep(_fused, new FusedOptions { Rows = _rows, Length = _length, Packed = true, MostSequences = MostSequences, Checkpointing = _checkpointing }, _model.Device);
+        _step.LoadFactors();
+        int n = _rows * _length;
+        long[] ids = new long[n];
+        int[] positions = new int[n];
+        long[] labels = new long[n];
+        Array.Fill(labels, TrainingExample.Ignored);
+        batch.InputIds.CopyTo(ids, 0);
+        for (int i = 0; i < targets.Count; i++)
+        {
+            labels[targets.Positions[i]] = targets.Ids[i];
+        }
+
+        var borders = new List<int>();
+        for (int i = 0; i < n; i++)
+        {
+            // Padding and missing rows are sequences of their own, cut at each row.
+            int sequence = i < batch.Sequences.Length ? batch.Sequences[i] : 0;
+            if (i % _length == 0 || sequence != (i - 1 < batch.Sequences.Length ? batch.Sequences[i - 1] : 0))
+            {
+                borders.Add(i);
+            }
+
+            positions[i] = sequence == 0 ? i - borders[^1] : (int)batch.Positions[i];
+        }
+
+        borders.Add(n);
+        if (borders.Count > MostSequences + 1)
+        {
+            return _plain.Backward(batch, stepWeight, seed);
+        }
+
+        _step.MicroStep(ids, labels, positions, [.. borders], 1 / stepWeight, first: true);
+        foreach ((string name, Tensor a, Tensor b) in _step.DeviceGradients())
+        {
+            AdapterModule module = _modules[name];
+            module.A!.grad!.add_(a);
+            module.B!.grad!.add_(b);
+        }
+
+        Tensor losses = targets.Count == 0 ? empty(0, ScalarType.Float32, _model.Device) : targets.Select(_step.Losses.view(1, n, 1)).view(-1);
+        return new MicroBatchLoss
+        {
+            Weight = targets.Weight,
+            Sum = losses.sum(ScalarType.Float64).MoveToOuterDisposeScope(),
+            BySequence = targets.SumBySequence(losses).MoveToOuterDisposeScope(),
+            SequenceWeights = targets.SequenceWeights(),
+        };
+    }
+
+    /// <summary>Frees the step's buffers.</summary>
+    public void Dispose()
+    {
+        _step?.Dispose();
+        _owned.ForEach(t => t.Dispose());
+    }
+
+    private static bool IsPlain(AdapterModule m) =>
+        m is { IsEmbedding: false, A: not null, B: not null, BBias: null, Magnitude: null, Bias: null, Weight: null, TokenRows: null };
+
+    private FusedModel Describe(AdapterSet adapters)
+    {
+        using IDisposable none = no_grad();
+        using var scope = NewDisposeScope();
+        DecoderConfig c = _model.Config;
+        AttentionConfig a = c.Attention;
+        Dictionary<string, Tensor> parameters = _model.Parameters.DistinctBy(p => p.Name).ToDictionary(p => p.Name, p => p.Value);
+        FusedLinear Linear(int layer, string name)
+        {
+            string path = $"{c.Names.Layers}.{layer}.{name}";
+            LoraLinear linear = adapters.Linears[path];
+            AdapterModule? module = _adapter.Modules.GetValueOrDefault(path);
+            return new FusedLinear
+            {
+                Name = path,
+                Rows = linear.Spec.OutFeatures,
+                WriteBase = view =>
+                {
+                    using Tensor weight = linear.DenseWeight();
+                    view.copy_(weight);
+                },
+                A = module?.A,
+                B = module?.B,
+                Scaling = module?.Scaling ?? 1,
+            };
+        }
+
+        FusedLayer[] layers = [.. Enumerable.Range(0, c.Layers.Count).Select(l => new FusedLayer(
+            parameters[$"{c.Names.Layers}.{l}.input_layernorm.weight"], parameters[$"{c.Names.Layers}.{l}.post_attention_layernorm.weight"],
+            Linear(l, "self_attn.q_proj"), Linear(l, "self_attn.k_proj"), Linear(l, "self_attn.v_proj"), Linear(l, "self_attn.o_proj"),
+            Linear(l, "mlp.gate_proj"), Linear(l, "mlp.up_proj"), Linear(l, "mlp.down_proj")))];
+        using Tensor positions = arange(_length, ScalarType.Int64, _model.Device).unsqueeze(0);
+        using RotaryAngles angles = RotaryEmbedding.Angles(c.Layers[0].Rope!, positions, _length, ScalarType.Float32);
+        Tensor Own(Tensor t)
+        {
+            Tensor owned = t.contiguous().view(_length, a.HeadSize / 2).clone().DetachFromDisposeScope();
+            _owned.Add(owned);
+            return owned;
+        }
+
+        var shape = new FusedShape
+        {
+            Size = c.HiddenSize,
+            Heads = a.Heads,
+            KeyHeads = a.KeyValueHeads,
+            HeadSize = a.HeadSize,
+            Inner = c.FeedForward.Size,
+            Vocabulary = c.VocabularySize,
+            Epsilon = c.Norm.Epsilon,
+            AttentionScale = a.Scale,
+        };
+        string prefix = c.Names.Layers[..c.Names.Layers.LastIndexOf('.')];
+        Tensor embedding = parameters[$"{prefix}.embed_tokens.weight"];
+        return new FusedModel(shape, embedding, layers, parameters[$"{prefix}.norm.weight"], parameters.GetValueOrDefault(c.Names.Head + ".weight", embedding), Own(angles.Cos), Own(angles.Sin));
+    }
+}
