@@ -4,6 +4,7 @@ using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Layers;
 using LoraSharp.Models;
 using LoraSharp.Tensors;
+using LoraSharp.Tensors.Interop;
 using LoraSharp.Training;
 using LoraSharp.Training.Loss;
 using static TorchSharp.torch;
@@ -30,6 +31,7 @@ internal static class TrainCpuBenchmark
         ScalarType dtype = args.Length > 2 && args[2] == "bfloat16" ? ScalarType.BFloat16 : ScalarType.Float32;
         GradientCheckpointing recompute = args.Length > 3 && args[3] == "on" ? GradientCheckpointing.On : GradientCheckpointing.Off;
         NativeRuntime.EnsureLoaded();
+        HostAllocator.ReturnLargeBlocks();
         using var source = ModelSource.OpenFolder(args[0]);
         using var adapters = new AdapterSet();
         using CausalLanguageModel model = ModelLoader.Load(source, new LoraLinearFactory(adapters, new DenseLinearFactory()), dtype, CPU);

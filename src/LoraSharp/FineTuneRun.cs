@@ -9,6 +9,7 @@ using LoraSharp.Layers;
 using LoraSharp.Quantization;
 using LoraSharp.Recipes;
 using LoraSharp.Tensors;
+using LoraSharp.Tensors.Interop;
 using LoraSharp.Training;
 using LoraSharp.Training.Checkpoints;
 using LoraSharp.Training.Data;
@@ -53,6 +54,7 @@ public sealed class FineTuneRun
             throw new LoraSharpException("data.train is missing: give a file, a folder or a list of them.");
         }
 
+        HostAllocator.ReturnLargeBlocks();
         var folder = new RunFolder(_recipe.Output);
         folder.Claim(_recipe);
         bool full = _recipe.Method == "full";
