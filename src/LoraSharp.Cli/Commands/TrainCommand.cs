@@ -71,14 +71,19 @@ internal static class TrainCommand
             }
 
             settings.AddRange(parsed.GetValue(set)!.Select(Pair));
-            return Task.FromResult(Run(parsed.GetValue(recipe), settings, parsed.GetValue(json), cancellation));
+            return RunAsync(parsed.GetValue(recipe), settings, parsed.GetValue(json), cancellation);
         });
         return command;
     }
 
-    private static int Run(string? path, IReadOnlyList<KeyValuePair<string, string>> settings, bool json, CancellationToken cancellation)
+    private static async Task<int> RunAsync(string? path, IReadOnlyList<KeyValuePair<string, string>> settings, bool json, CancellationToken cancellation)
     {
         Recipe recipe = RecipeReader.Read(path, settings);
+        if (path is null || !Path.Exists(Path.Combine(Path.GetDirectoryName(Path.GetFullPath(path))!, recipe.Model)))
+        {
+            await HubModels.EnsureAsync(recipe.Model, cancellation);
+        }
+
         using var progress = new TrainingProgress(json ? TextWriter.Null : Console.Out, !json && !Console.IsOutputRedirected);
         FineTuneResult result = new FineTuneRun(recipe, path is null ? null : Path.GetDirectoryName(Path.GetFullPath(path)))
             .Execute([progress], note => Console.Error.WriteLine($"note: {note}"), cancellation);

@@ -13,6 +13,12 @@ internal sealed class AdapterBuilder(AdapterSet set)
     public LoraAdapter Build(string name, LoraOptions options, long seed, string? baseModel)
     {
         options.Validate();
+        if (options.Init == "eva")
+        {
+            // Without its pass over the data both factors are zero, and zero factors get no gradient.
+            throw new LoraSharpException("init eva: needs activations of training data, and that pass is not written yet. Use default, pissa or olora; an adapter that was made with it in PEFT can be loaded.");
+        }
+
         PeftConfig config = Resolve(options.ToConfig(baseModel));
         using var scope = NewDisposeScope();
         using var grad = no_grad();

@@ -93,7 +93,7 @@ public sealed record AdapterRecipe
     public bool Dora { get; init; }
 
     /// <summary>Initialisation.</summary>
-    [Description("How A and B start: default, gaussian, pissa, pissa_niter_N, olora, orthogonal, eva, loftq, qpissa.")]
+    [Description("How A and B start: default, gaussian, pissa, pissa_niter_N, olora, orthogonal. For LoftQ and QPiSSA see lora quantize --init.")]
     public string Init { get; init; } = "default";
 
     /// <summary>Start from an adapter.</summary>
