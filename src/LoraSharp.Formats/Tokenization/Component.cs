@@ -95,6 +95,7 @@ internal sealed class Component
             "always" => PreTokenizers.PrependScheme.Always,
             "first" => PreTokenizers.PrependScheme.First,
             "never" => PreTokenizers.PrependScheme.Never,
+            SentencePieceConverter.StartScheme => PreTokenizers.PrependScheme.Start,
             string other => throw Fault($"has the prepend_scheme '{other}'; expected always, first or never"),
         };
     }

@@ -5,19 +5,27 @@ public static class TokenizerLoader
 {
     /// <summary>The tokenizer of a Hugging Face model folder.</summary>
     /// <param name="folder">
-    /// A folder with <c>tokenizer.json</c>. <c>tokenizer_config.json</c>, <c>special_tokens_map.json</c> and
-    /// <c>config.json</c> say which tokens begin, end and pad a sequence.
+    /// A folder with <c>tokenizer.json</c>, or with <c>tokenizer.model</c> (SentencePiece) alone. <c>tokenizer_config.json</c>
+    /// and <c>special_tokens_map.json</c> say which tokens begin, end and pad a sequence.
     /// </param>
     /// <exception cref="MalformedFileException">There is no tokenizer, or a file of it is malformed.</exception>
     public static Tokenizer FromFolder(string folder)
     {
         string path = Path.Combine(folder, "tokenizer.json");
-        if (!File.Exists(path))
+        string pieces = Path.Combine(folder, "tokenizer.model");
+        TokenizerRoles roles = TokenizerRoles.FromFolder(folder);
+        if (File.Exists(path))
         {
-            throw new MalformedFileException(folder, "there is no tokenizer here. Expected tokenizer.json.");
+            return Build(TokenizerJson.Read(File.ReadAllBytes(path), path), roles);
         }
 
-        return Build(TokenizerJson.Read(File.ReadAllBytes(path), path), TokenizerRoles.FromFolder(folder));
+        if (!File.Exists(pieces))
+        {
+            throw new MalformedFileException(folder, "there is no tokenizer here. Expected tokenizer.json or tokenizer.model.");
+        }
+
+        var converted = SentencePieceConverter.Convert(File.ReadAllBytes(pieces), pieces, roles);
+        return Build(TokenizerJson.Read(System.Text.Encoding.UTF8.GetBytes(converted.Json.ToJsonString()), pieces), roles with { Special = converted.Special });
     }
 
     /// <summary>A tokenizer from the text of a <c>tokenizer.json</c>.</summary>

@@ -11,6 +11,12 @@ internal sealed record TokenizerRoles
 {
     public required SpecialTokens Special { get; init; }
 
+    /// <summary><c>add_bos_token</c>; null where the files do not say.</summary>
+    public bool? AddsBos { get; init; }
+
+    /// <summary><c>add_eos_token</c>; null where the files do not say.</summary>
+    public bool? AddsEos { get; init; }
+
     /// <summary>Reads what is there; all of the files are optional.</summary>
     public static TokenizerRoles FromFolder(string folder)
     {
@@ -19,6 +25,8 @@ internal sealed record TokenizerRoles
         return new TokenizerRoles
         {
             Special = new SpecialTokens(Token("bos_token", config, map), Token("eos_token", config, map), Token("pad_token", config, map)),
+            AddsBos = Flag(config, "add_bos_token"),
+            AddsEos = Flag(config, "add_eos_token"),
         };
     }
 
@@ -36,6 +44,8 @@ internal sealed record TokenizerRoles
 
         return null;
     }
+
+    private static bool? Flag(JsonObject? config, string name) => config?[name] is JsonValue value && value.TryGetValue(out bool flag) ? flag : null;
 
     private static JsonObject? Read(string folder, string name)
     {

@@ -17,6 +17,11 @@ internal sealed class SentencePieceModel
 
     public bool IsBpe { get; private set; }
 
+    public bool RemovesExtraSpaces { get; private set; } = true;
+
+    /// <summary>The normaliser's compiled map of characters; empty when text is taken as it is.</summary>
+    public byte[] CharactersMap { get; private set; } = [];
+
     public static SentencePieceModel Parse(string source, byte[] bytes)
     {
         var model = new SentencePieceModel();
@@ -35,6 +40,8 @@ internal sealed class SentencePieceModel
                         break;
                     case 3:
                         model.AddsPrefix = Number(content, 3, 1) != 0;
+                        model.RemovesExtraSpaces = Number(content, 4, 1) != 0;
+                        model.CharactersMap = Bytes(content, 2);
                         break;
                     default:
                         break;
@@ -88,6 +95,20 @@ internal sealed class SentencePieceModel
         }
 
         return otherwise;
+    }
+
+    private static byte[] Bytes(ReadOnlySpan<byte> content, int wanted)
+    {
+        var reader = new Wire(content);
+        while (reader.Next(out int field, out ReadOnlySpan<byte> bytes, out _))
+        {
+            if (field == wanted)
+            {
+                return bytes.ToArray();
+            }
+        }
+
+        return [];
     }
 
     /// <summary>Protocol buffers' wire format, as much as is needed.</summary>

@@ -13,6 +13,9 @@ internal enum PrependScheme
 
     /// <summary>Never.</summary>
     Never,
+
+    /// <summary>Before the whole text, whatever it begins with.</summary>
+    Start,
 }
 
 /// <summary>SentencePiece's view of blanks: they are ▁ and begin the word after them.</summary>
@@ -32,7 +35,11 @@ internal sealed class MetaspacePreTokenizer(string replacement, PrependScheme sc
             text.ReplaceMatches(_blank.FindMatches(text.Text), replacement);
         }
 
-        if ((scheme == PrependScheme.Always || (scheme == PrependScheme.First && text.Origin == 0))
+        if (scheme == PrependScheme.Start && text.Origin == 0 && text.Text.Length > 0)
+        {
+            text.Prepend(replacement);
+        }
+        else if ((scheme == PrependScheme.Always || (scheme == PrependScheme.First && text.Origin == 0))
             && !text.Text.StartsWith(replacement, StringComparison.Ordinal))
         {
             text.Prepend(replacement);
