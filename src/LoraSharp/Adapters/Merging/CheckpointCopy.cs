@@ -4,6 +4,7 @@ using LoraSharp.Formats;
 using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Safetensors;
 using LoraSharp.Tensors;
+using LoraSharp.Tensors.Interop;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Adapters.Merging;
@@ -40,6 +41,7 @@ internal static class CheckpointCopy
 
     public static void Write(ModelSource model, string output, CopyPlan plan) => OutputFolder.Write(output, folder =>
     {
+        HostAllocator.ReturnLargeBlocks();
         IReadOnlyList<(string File, IReadOnlyList<string> Tensors)> shards = Shards(model.Tensors, plan.Added);
         int total = shards.Sum(s => s.Tensors.Count);
         int done = 0;
@@ -78,9 +80,25 @@ internal static class CheckpointCopy
         CopyCompanions(model.Location, folder);
     });
 
-    private static void Copy(ITensorSource source, string from, TensorInfo info, CopyPlan plan, Stream stream)
+    private static unsafe void Copy(ITensorSource source, string from, TensorInfo info, CopyPlan plan, Stream stream)
     {
         TensorData data = source.Read(from);
+        try
+        {
+            Copy(data, info, plan, stream);
+        }
+        finally
+        {
+            if (data.IsMapped)
+            {
+                // It is read once: what stays mapped would add up to the whole file.
+                MappedPages.Release((nint)data.MappedPointer, data.Info.ByteCount);
+            }
+        }
+    }
+
+    private static void Copy(TensorData data, TensorInfo info, CopyPlan plan, Stream stream)
+    {
         bool changes = plan.Changes(info.Name);
         if (!changes && data.Info.Type == info.Type)
         {
