@@ -53,8 +53,8 @@ public sealed class DenseLinearFactory(bool trainable = false) : ILinearFactory
 /// <summary>y = x·Wᵀ + b with a dense W [f, k].</summary>
 public sealed class DenseLinear : LinearLayer
 {
-    private readonly Tensor _weight;
     private readonly Tensor? _bias;
+    private Tensor _weight;
     private readonly bool _isFewRowsKernel;
 
     /// <summary>Takes ownership of both tensors.</summary>
@@ -104,6 +104,23 @@ public sealed class DenseLinear : LinearLayer
 
     /// <inheritdoc/>
     public override Tensor DenseWeight() => _weight.alias();
+
+    /// <summary>
+    /// Takes a tensor of the same shape and values over and frees its own: for one who keeps the weight in a layout of
+    /// his own and wants no second copy.
+    /// </summary>
+    /// <param name="weight">W [f, k], any strides; owned by the layer from now on.</param>
+    public void Replace(Tensor weight)
+    {
+        ArgumentNullException.ThrowIfNull(weight);
+        if (!weight.shape.SequenceEqual(_weight.shape) || weight.dtype != _weight.dtype)
+        {
+            throw new ArgumentException($"Expected [{string.Join(", ", _weight.shape)}] {_weight.dtype}, found [{string.Join(", ", weight.shape)}] {weight.dtype}.", nameof(weight));
+        }
+
+        _weight.Dispose();
+        _weight = weight.DetachFromDisposeScope();
+    }
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)

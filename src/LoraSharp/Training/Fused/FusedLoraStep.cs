@@ -484,6 +484,19 @@ internal sealed class FusedLoraStep : IDisposable
     /// <summary>Losses of the last micro-batch [b·s], float32, at the positions that predict; 0 where nothing is predicted.</summary>
     public Tensor Losses => _losses;
 
+    /// <summary>Each base weight [f, k] by layer name, as a view into the folded matrix that holds it.</summary>
+    public IEnumerable<(string Name, Tensor Weight)> BaseViews()
+    {
+        foreach ((FoldedMatrix matrix, FusedLinear[] linears) in _matrices.SelectMany(m => m.WithLinears))
+        {
+            for (int i = 0; i < linears.Length; i++)
+            {
+                using Tensor all = matrix.BaseView();
+                yield return (linears[i].Name, all.narrow(0, matrix.Parts[i].RowOffset, matrix.Parts[i].Rows));
+            }
+        }
+    }
+
     /// <summary>Gradients of A and B by layer name, as views on the device that hold until the next micro-batch.</summary>
     public IEnumerable<(string Name, Tensor A, Tensor B)> DeviceGradients()
     {

@@ -15,6 +15,7 @@ namespace LoraSharp.Training.Fused;
 public sealed class FusedObjective : ITrainingObjective, IDisposable
 {
     private readonly CausalLanguageModel _model;
+    private readonly AdapterSet _adapters;
     private readonly LoraAdapter _adapter;
     private readonly ITrainingObjective _plain;
     private readonly FusedModel _fused;
@@ -28,13 +29,14 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
     private FusedObjective(CausalLanguageModel model, AdapterSet adapters, LoraAdapter adapter, ITrainingObjective plain, int rows, int length, bool checkpointing)
     {
         _model = model;
+        _adapters = adapters;
         _adapter = adapter;
         _plain = plain;
         _rows = rows;
         _length = length;
         _checkpointing = checkpointing;
         _modules = adapter.Modules.ToDictionary(m => m.Key, m => m.Value);
-        _fused = Describe(adapters);
+        _fused = Describe();
     }
 
     // Attention is launched for this many sequences whether they are there or not, so not for the most there could be.
@@ -98,7 +100,7 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
 
         using IDisposable none = no_grad();
         using var scope = NewDisposeScope();
-        _step ??= new FusedLoraStep(_fused, new FusedOptions { Rows = _rows, Length = _length, Packed = true, MostSequences = MostSequences, Checkpointing = _checkpointing }, _model.Device);
+        _step ??= CreateStep();
         _step.LoadFactors();
         int n = _rows * _length;
         long[] ids = new long[n];
@@ -155,10 +157,25 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
         _owned.ForEach(t => t.Dispose());
     }
 
+    private FusedLoraStep CreateStep()
+    {
+        var step = new FusedLoraStep(_fused, new FusedOptions { Rows = _rows, Length = _length, Packed = true, MostSequences = MostSequences, Checkpointing = _checkpointing }, _model.Device);
+        foreach ((string name, Tensor weight) in step.BaseViews())
+        {
+            // The folded matrix holds the weight now; evaluation reads it there.
+            if (_adapters.Linears[name].Inner is DenseLinear dense)
+            {
+                dense.Replace(weight);
+            }
+        }
+
+        return step;
+    }
+
     private static bool IsPlain(AdapterModule m) =>
         m is { IsEmbedding: false, A: not null, B: not null, BBias: null, Magnitude: null, Bias: null, Weight: null, TokenRows: null };
 
-    private FusedModel Describe(AdapterSet adapters)
+    private FusedModel Describe()
     {
         using IDisposable none = no_grad();
         using var scope = NewDisposeScope();
@@ -168,7 +185,7 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
         FusedLinear Linear(int layer, string name)
         {
             string path = $"{c.Names.Layers}.{layer}.{name}";
-            LoraLinear linear = adapters.Linears[path];
+            LoraLinear linear = _adapters.Linears[path];
             AdapterModule? module = _adapter.Modules.GetValueOrDefault(path);
             return new FusedLinear
             {
