@@ -53,10 +53,24 @@ public static class LoraServer
         ArgumentNullException.ThrowIfNull(app);
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(options);
+        if (options.Playground)
+        {
+            var page = new PlaygroundPage();
+            app.Use(page.InvokeAsync);
+        }
+
         app.Use((context, next) => Guard(context, next, options));
         app.MapGet("/health", () => Results.Json(new { status = "ok" }));
         app.MapGet("/ready", () => Results.Json(new { status = "ready" }));
         app.MapGet("/metrics", () => Results.Text(Metrics(model.Engine), "text/plain; version=0.0.4"));
+        var status = new StatusEndpoint(model, options);
+        app.MapGet("/status", () => Results.Json(status.Read()));
+        if (options.RunFolder is { } folder)
+        {
+            var run = new RunMetrics(folder);
+            app.MapGet("/training", (long? after) => Results.Json(run.Read(after ?? 0)));
+        }
+
         app.MapGet("/v1/models", () => Results.Json(Models(model, options)));
         app.MapGet("/v1/models/{**name}", (string name) => Results.Json(Models(model, options)["data"]!.AsArray().FirstOrDefault(m => (string?)m!["id"] == name) ?? throw NotFound(model, options, name)));
         var completions = new CompletionsEndpoint(model, options);

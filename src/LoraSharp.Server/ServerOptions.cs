@@ -17,4 +17,10 @@ public sealed record ServerOptions
 
     /// <summary>Folders below which adapters may be loaded over HTTP; empty: anywhere.</summary>
     public IReadOnlyList<string> AdapterFolders { get; init; } = [];
+
+    /// <summary>Whether the playground page is served at <c>/</c>.</summary>
+    public bool Playground { get; init; } = true;
+
+    /// <summary>Folder of a training run whose <c>metrics.jsonl</c> the playground draws; null for none.</summary>
+    public string? RunFolder { get; init; }
 }

@@ -28,9 +28,11 @@ internal static class ServeCommand
         var length = new Option<int>("--max-length") { Description = "Longest sequence; 0 for the model's own limit.", HelpName = "N" };
         var folders = new Option<string[]>("--adapter-folder") { Description = "Let adapters be loaded over HTTP from below this folder only; may be given several times.", HelpName = "DIR", DefaultValueFactory = _ => [] };
         var closed = new Option<bool>("--no-adapter-changes") { Description = "Let no adapter be loaded or unloaded over HTTP." };
+        var run = new Option<string?>("--run") { Description = "Draw the curves of this training run's folder on the page; it may be still running.", HelpName = "DIR" };
+        var plain = new Option<bool>("--no-playground") { Description = "Serve no page at /." };
         var command = new Command("serve", "Serve a base model with many adapters over an OpenAI-compatible HTTP API.\nExample: lora serve --model SmolLM2-135M --adapter support=runs/support sql=runs/sql --port 8080")
         {
-            model, adapters, dtype, device, quantize, modelType, port, host, name, keys, batch, cache, length, folders, closed,
+            model, adapters, dtype, device, quantize, modelType, port, host, name, keys, batch, cache, length, folders, closed, run, plain,
         };
         command.SetAction(async (parsed, cancellation) =>
         {
@@ -64,10 +66,17 @@ internal static class ServeCommand
                 ApiKeys = parsed.GetValue(keys)!,
                 AllowAdapterChanges = !parsed.GetValue(closed),
                 AdapterFolders = parsed.GetValue(folders)!,
+                RunFolder = parsed.GetValue(run),
+                Playground = !parsed.GetValue(plain),
             };
             await using WebApplication app = LoraServer.Create(new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation), options, address, parsed.GetValue(port));
             await app.StartAsync(cancellation);
             Console.WriteLine($"Serving {options.ModelName}{(named.Length > 0 ? $" with {string.Join(", ", named.Select(a => a.Name))}" : "")} at {string.Join(" ", app.Urls)}");
+            if (options.Playground)
+            {
+                Console.WriteLine("The address opens a page to try them out.");
+            }
+
             await app.WaitForShutdownAsync(cancellation);
             return 0;
         });

@@ -63,6 +63,9 @@ public sealed class InferenceEngine : IDisposable
     /// <summary>Where the engine stands.</summary>
     public EngineStatus Status => Volatile.Read(ref _status);
 
+    /// <summary>Its bounds.</summary>
+    public EngineLimits Limits => _limits;
+
     /// <summary>Longest sequence, prompt and answer.</summary>
     public int MaxLength => _maxLength;
 

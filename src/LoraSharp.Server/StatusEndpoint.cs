@@ -1,0 +1,35 @@
+using System.Diagnostics;
+using System.Text.Json.Nodes;
+using LoraSharp.Serving;
+
+namespace LoraSharp.Server;
+
+/// <summary><c>GET /status</c>: where the engine stands, as one small object; counts only, no adapter's name.</summary>
+internal sealed class StatusEndpoint(ServedModel model, ServerOptions options)
+{
+    private readonly long _start = Stopwatch.GetTimestamp();
+
+    public JsonObject Read()
+    {
+        EngineStatus engine = model.Engine.Status;
+        IReadOnlyList<AdapterInfo> adapters = model.Engine.Adapters;
+        return new JsonObject
+        {
+            ["model"] = options.ModelName,
+            ["uptime"] = Stopwatch.GetElapsedTime(_start).TotalSeconds,
+            ["chat"] = model.Tokenizer is not null && model.Template is not null,
+            ["max_length"] = model.Engine.MaxLength,
+            ["adapter_changes"] = options.AllowAdapterChanges,
+            ["training"] = options.RunFolder is not null,
+            ["running"] = engine.Running,
+            ["waiting"] = engine.Waiting,
+            ["kv_tokens"] = engine.CachedTokens,
+            ["kv_limit"] = model.Engine.Limits.CacheTokens,
+            ["generated_tokens"] = engine.GeneratedTokens,
+            ["prompt_tokens"] = engine.PromptTokens,
+            ["steps"] = engine.Steps,
+            ["adapters"] = adapters.Count,
+            ["adapters_loaded"] = adapters.Count(a => a.IsLoaded),
+        };
+    }
+}
