@@ -27,7 +27,14 @@ internal static class LoraCommand
         try
         {
             await HubModels.EnsureAsync(result);
-            return await result.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
+            var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false };
+            if (result.CommandResult.Command.Name == ServeCommand.Name)
+            {
+                // A server takes its time to stop: requests under way may end. Its host listens for the signals itself.
+                invocation.ProcessTerminationTimeout = null;
+            }
+
+            return await result.InvokeAsync(invocation);
         }
         catch (LoraSharpException error)
         {

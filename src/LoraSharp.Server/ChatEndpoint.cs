@@ -11,13 +11,15 @@ namespace LoraSharp.Server;
 internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
 {
     private const int MostChoices = 16;
-    private const int DefaultTokens = 512;
+    private const int MostMessages = 10_000;
+    private const int MostTools = 128;
 
     public async Task HandleAsync(HttpContext context)
     {
         RequestBody body = await RequestBody.ReadAsync(context).ConfigureAwait(false);
-        string? adapter = LoraServer.AdapterOf(body, model, options);
-        if (body.Value("response_format") is JsonObject format && (string?)format["type"] is not (null or "text"))
+        var scope = RequestScope.Of(context);
+        string? adapter = scope.Choose(body.Text("model"));
+        if (body.Object("response_format") is { } format && (string?)format["type"] is not (null or "text"))
         {
             throw ApiError.Invalid("response_format", "response_format: only text can be had; constrained output is not there yet.");
         }
@@ -25,34 +27,41 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
         int[] prompt = Render(body);
         int n = body.Whole("n", 1, MostChoices) ?? 1;
         int? top = body.Flag("logprobs") ? body.Whole("top_logprobs", 0, 20) ?? 0 : null;
-        GenerationOptions generation = body.Generation(Math.Min(DefaultTokens, Math.Max(1, model.Engine.MaxLength - prompt.Length)), model.Defaults);
+        if (body.Has("top_logprobs") && top is null)
+        {
+            throw ApiError.Invalid("top_logprobs", "top_logprobs is given without logprobs: true.");
+        }
+
+        JsonArray? tools = body.List("tools", MostTools);
+        bool usage = body.Object("stream_options") is { } wanted && (bool?)wanted["include_usage"] == true;
+        GenerationOptions generation = SamplingFields.Read(body, options.DefaultMaxTokens, 1, model.Defaults);
+        bool stream = body.Flag("stream");
+        scope.Admit([prompt]);
         InferenceRequest[] requests = [.. Enumerable.Range(0, n).Select(i => new InferenceRequest
         {
             Prompt = prompt,
             Adapter = adapter,
-            Options = generation with { Sampling = generation.Sampling with { Seed = generation.Sampling.Seed + i } },
+            Options = generation with { Sampling = generation.Sampling with { Seed = unchecked(generation.Sampling.Seed + i) } },
             LogProbabilities = top,
         })];
         JsonObject Envelope(string kind, JsonArray choices) => new()
         {
-            ["id"] = "chatcmpl-" + context.TraceIdentifier.Replace(":", ""),
+            ["id"] = "chatcmpl-" + scope.Id,
             ["object"] = kind,
             ["created"] = DateTimeOffset.UtcNow.ToUnixTimeSeconds(),
-            ["model"] = adapter ?? options.ModelName,
+            ["model"] = scope.Model,
             ["choices"] = choices,
         };
-        if (body.Flag("stream"))
+        if (stream)
         {
-            bool usage = body.Value("stream_options") is JsonObject wanted && (bool?)wanted["include_usage"] == true;
             await StreamAsync(context, requests, Envelope, usage).ConfigureAwait(false);
             return;
         }
 
-        (JsonObject Choice, int Tokens)[] done = await Task.WhenAll(requests.Select((r, i) => CollectAsync(r, i, body.Value("tools") as JsonArray, context.RequestAborted))).ConfigureAwait(false);
+        (JsonObject Choice, int Tokens)[] done = await Task.WhenAll(requests.Select((r, i) => CollectAsync(scope, r, i, tools, context.RequestAborted))).ConfigureAwait(false);
         JsonObject answer = Envelope("chat.completion", [.. done.Select(d => (JsonNode)d.Choice)]);
         answer["usage"] = CompletionsEndpoint.Usage(prompt.Length, done.Sum(d => d.Tokens));
-        context.Response.ContentType = "application/json";
-        await context.Response.WriteAsync(answer.ToJsonString(), context.RequestAborted).ConfigureAwait(false);
+        await JsonBody.WriteAsync(context, answer).ConfigureAwait(false);
     }
 
     private int[] Render(RequestBody body)
@@ -62,7 +71,7 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
             throw new ApiError(StatusCodes.Status400BadRequest, "The model has no tokenizer or no chat template: use /v1/completions.");
         }
 
-        if (body.Value("messages") is not JsonArray { Count: > 0 } messages)
+        if (body.List("messages", MostMessages) is not { Count: > 0 } messages)
         {
             throw ApiError.Invalid("messages", "messages: expected a list of at least one message.");
         }
@@ -81,8 +90,8 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
             plain.Add((JsonNode)copy);
         }
 
-        var variables = body.Value("chat_template_kwargs") is JsonObject extra ? (JsonObject)extra.DeepClone() : [];
-        if (body.Value("tools") is JsonArray tools)
+        var variables = body.Object("chat_template_kwargs") ?? [];
+        if (body.List("tools", MostTools) is { } tools)
         {
             variables["tools"] = tools.DeepClone();
         }
@@ -91,13 +100,13 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
         return model.Tokenizer.Encode(model.Template.Render(plain, addGenerationPrompt: true, variables).Text, addSpecialTokens: false);
     }
 
-    private async Task<(JsonObject Choice, int Tokens)> CollectAsync(InferenceRequest request, int index, JsonArray? tools, CancellationToken cancellation)
+    private async Task<(JsonObject Choice, int Tokens)> CollectAsync(RequestScope scope, InferenceRequest request, int index, JsonArray? tools, CancellationToken cancellation)
     {
         var text = new StringBuilder();
         var scores = new JsonArray();
         int tokens = 0;
         FinishReason finish = FinishReason.Length;
-        await foreach (TokenUpdate update in model.Engine.GenerateAsync(request, cancellation).ConfigureAwait(false))
+        await foreach (TokenUpdate update in scope.GenerateAsync(request, cancellation).ConfigureAwait(false))
         {
             text.Append(update.Text);
             tokens += update.Token is null ? 0 : 1;
@@ -128,15 +137,14 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
     private async Task StreamAsync(HttpContext context, InferenceRequest[] requests, Func<string, JsonArray, JsonObject> envelope, bool usage)
     {
         const string Kind = "chat.completion.chunk";
-        var events = new EventStream(context);
-        var gate = new SemaphoreSlim(1);
-        int total = 0;
+        using var events = new EventStream(context);
+        var scope = RequestScope.Of(context);
         await events.RunAsync(async () =>
         {
             await Task.WhenAll(requests.Select(async (request, index) =>
             {
                 bool first = true;
-                await foreach (TokenUpdate update in model.Engine.GenerateAsync(request, context.RequestAborted).ConfigureAwait(false))
+                await foreach (TokenUpdate update in scope.GenerateAsync(request, context.RequestAborted).ConfigureAwait(false))
                 {
                     var delta = new JsonObject { ["content"] = update.Text };
                     if (first)
@@ -152,22 +160,13 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
                         ["logprobs"] = update.Score is { } score ? new JsonObject { ["content"] = new JsonArray(ScoreOf(score)) } : null,
                         ["finish_reason"] = update.Finish is { } finish ? CompletionsEndpoint.ReasonOf(finish) : null,
                     };
-                    await gate.WaitAsync(context.RequestAborted).ConfigureAwait(false);
-                    try
-                    {
-                        total += update.Token is null ? 0 : 1;
-                        await events.SendAsync(envelope(Kind, [choice])).ConfigureAwait(false);
-                    }
-                    finally
-                    {
-                        gate.Release();
-                    }
+                    await events.SendAsync(envelope(Kind, [choice])).ConfigureAwait(false);
                 }
             })).ConfigureAwait(false);
             if (usage)
             {
                 JsonObject last = envelope(Kind, []);
-                last["usage"] = CompletionsEndpoint.Usage(requests[0].Prompt.Count, total);
+                last["usage"] = CompletionsEndpoint.Usage(scope.PromptTokens, scope.GeneratedTokens);
                 await events.SendAsync(last).ConfigureAwait(false);
             }
         }).ConfigureAwait(false);
@@ -178,7 +177,7 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
         JsonObject One(int token, double? log)
         {
             byte[] bytes = model.Tokenizer!.TokenBytes(token).ToArray();
-            return new JsonObject { ["token"] = model.Tokenizer.Decode([token]), ["logprob"] = log, ["bytes"] = new JsonArray([.. bytes.Select(b => (JsonNode)(int)b)]) };
+            return new JsonObject { ["token"] = TokenNames.Of(model.Tokenizer, token), ["logprob"] = log, ["bytes"] = new JsonArray([.. bytes.Select(b => (JsonNode)(int)b)]) };
         }
 
         JsonObject own = One(score.Token, score.LogProbability);

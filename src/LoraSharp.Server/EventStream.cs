@@ -3,36 +3,56 @@ using Microsoft.AspNetCore.Http;
 
 namespace LoraSharp.Server;
 
-/// <summary>Server-sent events.</summary>
-internal sealed class EventStream(HttpContext context)
+/// <summary>Server-sent events. Several choices may send at once.</summary>
+internal sealed class EventStream(HttpContext context) : IDisposable
 {
+    private readonly SemaphoreSlim _gate = new(1);
     private bool _started;
 
     public async Task SendAsync(JsonObject data)
     {
-        if (!_started)
+        await _gate.WaitAsync(context.RequestAborted).ConfigureAwait(false);
+        try
         {
-            _started = true;
-            context.Response.ContentType = "text/event-stream";
-            context.Response.Headers.CacheControl = "no-cache";
+            await WriteAsync(data.ToJsonString(JsonBody.Options), context.RequestAborted).ConfigureAwait(false);
         }
-
-        await context.Response.WriteAsync($"data: {data.ToJsonString()}\n\n", context.RequestAborted).ConfigureAwait(false);
-        await context.Response.Body.FlushAsync(context.RequestAborted).ConfigureAwait(false);
+        finally
+        {
+            _gate.Release();
+        }
     }
 
-    /// <summary>Sends the end mark; an error that comes after the first event is sent as one.</summary>
+    /// <summary>Sends the end mark; an error that comes after the first event, when it is too late for a status, is sent as an event.</summary>
     public async Task RunAsync(Func<Task> work)
     {
+        var scope = RequestScope.Of(context);
         try
         {
             await work().ConfigureAwait(false);
         }
-        catch (Exception error) when (_started && error is not OperationCanceledException && ApiError.From(error) is { } api)
+        catch (Exception error) when (_started && !scope.Gone.IsCancellationRequested)
         {
-            await SendAsync(api.ToJson()).ConfigureAwait(false);
+            await WriteAsync(scope.Explain(error).ToJson().ToJsonString(JsonBody.Options), scope.Gone).ConfigureAwait(false);
         }
 
-        await context.Response.WriteAsync("data: [DONE]\n\n", context.RequestAborted).ConfigureAwait(false);
+        await WriteAsync("[DONE]", scope.Gone).ConfigureAwait(false);
+    }
+
+    public void Dispose() => _gate.Dispose();
+
+    private async Task WriteAsync(string data, CancellationToken cancellation)
+    {
+        if (!_started)
+        {
+            _started = true;
+            context.Response.ContentType = "text/event-stream; charset=utf-8";
+            context.Response.Headers.CacheControl = "no-cache";
+
+            // Proxies that gather answers (nginx) would hold the events back.
+            context.Response.Headers["X-Accel-Buffering"] = "no";
+        }
+
+        await context.Response.WriteAsync($"data: {data}\n\n", cancellation).ConfigureAwait(false);
+        await context.Response.Body.FlushAsync(cancellation).ConfigureAwait(false);
     }
 }

@@ -1,28 +1,20 @@
 using System.Net;
-using System.Security.Cryptography;
-using System.Text;
 using System.Text.Json.Nodes;
-using LoraSharp.Formats.Chat;
-using LoraSharp.Formats.Tokenization;
-using LoraSharp.Inference;
-using LoraSharp.Serving;
+using LoraSharp.Server.Access;
+using LoraSharp.Server.Telemetry;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Routing;
+using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
+using OpenTelemetry.Metrics;
 
 namespace LoraSharp.Server;
 
-/// <summary>What the routes work with.</summary>
-/// <param name="Engine">Generates.</param>
-/// <param name="Tokenizer">Texts; null when the model has none (token ids only).</param>
-/// <param name="Template">Chats; null when the model has none.</param>
-/// <param name="Defaults">End ids of the model's makers.</param>
-public sealed record ServedModel(InferenceEngine Engine, Tokenizer? Tokenizer, ChatTemplate? Template, GenerationConfig Defaults);
-
-/// <summary>OpenAI-compatible HTTP over an <see cref="InferenceEngine"/>: completions, chat, models, adapters, health.</summary>
+/// <summary>OpenAI-compatible HTTP over an <see cref="Serving.InferenceEngine"/>: completions, chat, models, adapters, health, metrics.</summary>
 public static class LoraServer
 {
     /// <summary>Builds a web application that listens on one address.</summary>
@@ -30,160 +22,124 @@ public static class LoraServer
     /// <param name="options">Keys, limits, names.</param>
     /// <param name="address">Where to listen.</param>
     /// <param name="port">Port; 0 for any free one.</param>
-    public static WebApplication Create(ServedModel model, ServerOptions options, IPAddress address, int port)
+    /// <param name="logging">What is logged and how; null: warnings and errors, as ASP.NET writes them.</param>
+    /// <exception cref="Formats.LoraSharpException">Options are out of range, or the file of keys is faulty.</exception>
+    public static WebApplication Create(ServedModel model, ServerOptions options, IPAddress address, int port, Action<ILoggingBuilder>? logging = null)
     {
         ArgumentNullException.ThrowIfNull(options);
+        options.Validate();
         WebApplicationBuilder builder = WebApplication.CreateSlimBuilder();
         builder.Logging.SetMinimumLevel(LogLevel.Warning);
+        logging?.Invoke(builder.Logging);
         builder.WebHost.ConfigureKestrel(kestrel =>
         {
             kestrel.Listen(address, port);
-            kestrel.Limits.MaxRequestBodySize = options.MaxRequestBytes;
+            Limit(kestrel.Limits, options);
             kestrel.AddServerHeader = false;
         });
         builder.Services.AddRouting();
+        builder.Services.AddLoraSharpTelemetry();
+        builder.Services.AddCors(cors => cors.AddDefaultPolicy(policy => policy.WithOrigins([.. options.AllowedOrigins]).AllowAnyHeader().WithMethods("GET", "POST")));
+        builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = options.DrainTimeout + TimeSpan.FromSeconds(5));
         WebApplication app = builder.Build();
-        app.MapLoraSharp(model, options);
+        if (options.AllowedOrigins.Count > 0)
+        {
+            app.UseCors();
+        }
+
+        app.Map(model, options, wholeApplication: true);
         return app;
     }
 
-    /// <summary>Adds the routes to an application of the caller's own.</summary>
+    /// <summary>
+    /// Adds the routes to an application of the caller's own. Keys and limits hold for them alone. <c>/metrics</c> is there when
+    /// <see cref="TelemetrySetup.AddLoraSharpTelemetry"/> was called on the services.
+    /// </summary>
+    /// <exception cref="Formats.LoraSharpException">Options are out of range, or the file of keys is faulty.</exception>
     public static IEndpointRouteBuilder MapLoraSharp(this WebApplication app, ServedModel model, ServerOptions options)
     {
         ArgumentNullException.ThrowIfNull(app);
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(options);
+        options.Validate();
+        app.Map(model, options, wholeApplication: false);
+        return app;
+    }
+
+    // Slow and greedy clients are the web server's affair: what it is told here is the defence against them.
+    private static void Limit(KestrelServerLimits limits, ServerOptions options)
+    {
+        limits.MaxRequestBodySize = options.MaxRequestBytes;
+        limits.MaxRequestHeadersTotalSize = 32 << 10;
+        limits.MaxRequestHeaderCount = 100;
+        limits.MaxRequestLineSize = 8 << 10;
+        limits.RequestHeadersTimeout = options.HeadersTimeout;
+        limits.KeepAliveTimeout = TimeSpan.FromMinutes(2);
+        limits.MaxConcurrentConnections = options.MaxConnections;
+        limits.MinRequestBodyDataRate = new MinDataRate(bytesPerSecond: 240, gracePeriod: TimeSpan.FromSeconds(5));
+        limits.MinResponseDataRate = new MinDataRate(bytesPerSecond: 240, gracePeriod: TimeSpan.FromSeconds(10));
+    }
+
+    private static void Map(this WebApplication app, ServedModel model, ServerOptions options, bool wholeApplication)
+    {
+        ILogger logger = app.Services.GetRequiredService<ILoggerFactory>().CreateLogger("LoraSharp.Server");
+        var state = new ServerState(options);
+        var metrics = new ServerMetrics(model.Engine, state);
+        app.Lifetime.ApplicationStopping.Register(state.Stop);
+        app.Lifetime.ApplicationStopped.Register(() =>
+        {
+            metrics.Dispose();
+            state.Dispose();
+        });
         if (options.Playground)
         {
             var page = new PlaygroundPage();
             app.Use(page.InvokeAsync);
         }
 
-        app.Use((context, next) => Guard(context, next, options));
-        app.MapGet("/health", () => Results.Json(new { status = "ok" }));
-        app.MapGet("/ready", () => Results.Json(new { status = "ready" }));
-        app.MapGet("/metrics", () => Results.Text(Metrics(model.Engine), "text/plain; version=0.0.4"));
+        var gate = new Gatekeeper(model, state, options, metrics, logger, wholeApplication);
+        app.Use((context, next) => gate.InvokeAsync(context, next));
+
+        RouteGroupBuilder open = app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Open));
+        open.MapGet("/health", context => JsonBody.WriteAsync(context, new JsonObject { ["status"] = "ok" }));
+        open.MapGet("/ready", context => ReadyAsync(context, state));
+
+        RouteGroupBuilder use = app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Use));
+        var models = new ModelsEndpoint(model, options, state);
+        use.MapGet("/v1/models", models.ListAsync);
+        use.MapGet("/v1/models/{**name}", models.GetAsync);
         var status = new StatusEndpoint(model, options);
-        app.MapGet("/status", () => Results.Json(status.Read()));
+        use.MapGet("/status", context => JsonBody.WriteAsync(context, status.Read()));
         if (options.RunFolder is { } folder)
         {
             var run = new RunMetrics(folder);
-            app.MapGet("/training", (long? after) => Results.Json(run.Read(after ?? 0)));
+            use.MapGet("/training", (long? after) => Results.Json(run.Read(after ?? 0)));
         }
 
-        app.MapGet("/v1/models", () => Results.Json(Models(model, options)));
-        app.MapGet("/v1/models/{**name}", (string name) => Results.Json(Models(model, options)["data"]!.AsArray().FirstOrDefault(m => (string?)m!["id"] == name) ?? throw NotFound(model, options, name)));
-        var completions = new CompletionsEndpoint(model, options);
-        app.MapPost("/v1/completions", completions.HandleAsync);
-        var chat = new ChatEndpoint(model, options);
-        app.MapPost("/v1/chat/completions", chat.HandleAsync);
-        app.MapPost("/v1/load_lora_adapter", context => LoadAsync(context, model.Engine, options));
-        app.MapPost("/v1/unload_lora_adapter", context => UnloadAsync(context, model.Engine, options));
-        return app;
-    }
+        RouteGroupBuilder compute = app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Use, Computes: true));
+        compute.MapPost("/v1/completions", new CompletionsEndpoint(model).HandleAsync);
+        compute.MapPost("/v1/chat/completions", new ChatEndpoint(model, options).HandleAsync);
 
-    /// <summary>The adapter a request's <c>model</c> names; null for the base.</summary>
-    internal static string? AdapterOf(RequestBody body, ServedModel model, ServerOptions options)
-    {
-        string name = body.Text("model") ?? options.ModelName;
-        return name == options.ModelName ? null : model.Engine.Adapters.Any(a => a.Name == name) ? name : throw NotFound(model, options, name);
-    }
-
-    private static ApiError NotFound(ServedModel model, ServerOptions options, string name) => new(
-        StatusCodes.Status404NotFound,
-        $"There is no model '{(name.Length > 100 ? name[..100] + "…" : name)}'. There are: {string.Join(", ", model.Engine.Adapters.Select(a => a.Name).Prepend(options.ModelName).Take(50))}.",
-        "model",
-        "model_not_found");
-
-    private static async Task Guard(HttpContext context, RequestDelegate next, ServerOptions options)
-    {
-        try
+        RouteGroupBuilder operate = app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Admin));
+        var adapters = new AdaptersEndpoint(model, options, logger);
+        operate.MapPost("/v1/load_lora_adapter", adapters.LoadAsync);
+        operate.MapPost("/v1/unload_lora_adapter", adapters.UnloadAsync);
+        var admin = new AdminEndpoint(model, options, state, metrics, adapters, logger);
+        operate.MapGet("/admin/status", admin.StatusAsync);
+        operate.MapPost("/admin/adapters/load", admin.LoadAsync);
+        operate.MapPost("/admin/adapters/unload", admin.UnloadAsync);
+        operate.MapPost("/admin/drain", admin.DrainAsync);
+        operate.MapPost("/admin/resume", admin.ResumeAsync);
+        operate.MapPost("/admin/keys/reload", admin.ReloadKeysAsync);
+        if (app.Services.GetService<MeterProvider>() is not null)
         {
-            if (options.ApiKeys.Count > 0 && !context.Request.Path.StartsWithSegments("/health") && !context.Request.Path.StartsWithSegments("/ready") && !HasKey(context, options))
-            {
-                throw new ApiError(StatusCodes.Status401Unauthorized, "A valid API key is needed: Authorization: Bearer KEY.", null, "invalid_api_key");
-            }
-
-            await next(context).ConfigureAwait(false);
-        }
-        catch (OperationCanceledException) when (context.RequestAborted.IsCancellationRequested)
-        {
-            // The client has left; nobody is there to be answered.
-        }
-        catch (Exception error) when (!context.Response.HasStarted && ApiError.From(error) is not null)
-        {
-            await ApiError.From(error)!.WriteAsync(context).ConfigureAwait(false);
+            operate.MapPrometheusScrapingEndpoint("/metrics");
         }
     }
 
-    private static bool HasKey(HttpContext context, ServerOptions options)
+    private static Task ReadyAsync(HttpContext context, ServerState state)
     {
-        string header = context.Request.Headers.Authorization.ToString();
-        byte[] given = SHA256.HashData(Encoding.UTF8.GetBytes(header.StartsWith("Bearer ", StringComparison.OrdinalIgnoreCase) ? header[7..].Trim() : ""));
-        bool known = false;
-        foreach (string key in options.ApiKeys)
-        {
-            // All are compared, each in the same time, so that nothing is learnt from how long it takes.
-            known |= CryptographicOperations.FixedTimeEquals(given, SHA256.HashData(Encoding.UTF8.GetBytes(key)));
-        }
-
-        return known;
-    }
-
-    private static JsonObject Models(ServedModel model, ServerOptions options)
-    {
-        var data = new JsonArray { new JsonObject { ["id"] = options.ModelName, ["object"] = "model", ["created"] = 0, ["owned_by"] = "lorasharp", ["parent"] = null, ["max_model_len"] = model.Engine.MaxLength } };
-        foreach (AdapterInfo adapter in model.Engine.Adapters)
-        {
-            data.Add(new JsonObject { ["id"] = adapter.Name, ["object"] = "model", ["created"] = 0, ["owned_by"] = "lorasharp", ["parent"] = options.ModelName, ["root"] = adapter.Path, ["rank"] = adapter.Rank > 0 ? adapter.Rank : null, ["loaded"] = adapter.IsLoaded });
-        }
-
-        return new JsonObject { ["object"] = "list", ["data"] = data };
-    }
-
-    private static async Task LoadAsync(HttpContext context, InferenceEngine engine, ServerOptions options)
-    {
-        RequestBody body = await ChangesAsync(context, options).ConfigureAwait(false);
-        string name = body.Text("lora_name") ?? throw ApiError.Invalid("lora_name", "lora_name is missing.");
-        string path = body.Text("lora_path") ?? throw ApiError.Invalid("lora_path", "lora_path is missing.");
-        if (name == options.ModelName || name.Length is 0 or > 200)
-        {
-            throw ApiError.Invalid("lora_name", "lora_name is empty, longer than 200 characters, or the base model's name.");
-        }
-
-        string full = Path.GetFullPath(path);
-        if (options.AdapterFolders.Count > 0 && !options.AdapterFolders.Any(f => full.StartsWith(Path.GetFullPath(f) + Path.DirectorySeparatorChar, StringComparison.Ordinal)))
-        {
-            throw new ApiError(StatusCodes.Status403Forbidden, "lora_path is outside the folders that adapters may be loaded from.", "lora_path");
-        }
-
-        AdapterInfo info = await engine.LoadAsync(name, path).ConfigureAwait(false);
-        await context.Response.WriteAsync($"Success: LoRA adapter '{info.Name}' added successfully.", context.RequestAborted).ConfigureAwait(false);
-    }
-
-    private static async Task UnloadAsync(HttpContext context, InferenceEngine engine, ServerOptions options)
-    {
-        RequestBody body = await ChangesAsync(context, options).ConfigureAwait(false);
-        string name = body.Text("lora_name") ?? throw ApiError.Invalid("lora_name", "lora_name is missing.");
-        await engine.UnloadAsync(name).ConfigureAwait(false);
-        await context.Response.WriteAsync($"Success: LoRA adapter '{name}' removed successfully.", context.RequestAborted).ConfigureAwait(false);
-    }
-
-    private static Task<RequestBody> ChangesAsync(HttpContext context, ServerOptions options) =>
-        options.AllowAdapterChanges ? RequestBody.ReadAsync(context) : throw new ApiError(StatusCodes.Status403Forbidden, "This server does not let adapters be changed over HTTP.");
-
-    private static string Metrics(InferenceEngine engine)
-    {
-        EngineStatus s = engine.Status;
-        var text = new StringBuilder();
-        void Add(string name, string kind, string help, long value) => text.Append($"# HELP lorasharp_{name} {help}\n# TYPE lorasharp_{name} {kind}\nlorasharp_{name} {value}\n");
-        Add("requests_running", "gauge", "Sequences being computed.", s.Running);
-        Add("requests_waiting", "gauge", "Requests that wait.", s.Waiting);
-        Add("cached_tokens", "gauge", "Tokens held in caches.", s.CachedTokens);
-        Add("generated_tokens_total", "counter", "Tokens generated.", s.GeneratedTokens);
-        Add("prompt_tokens_total", "counter", "Prompt tokens computed.", s.PromptTokens);
-        Add("steps_total", "counter", "Forward passes.", s.Steps);
-        Add("adapters_loaded", "gauge", "Adapters in memory.", engine.Adapters.Count(a => a.IsLoaded));
-        return text.ToString();
+        context.Response.StatusCode = state.IsDraining ? StatusCodes.Status503ServiceUnavailable : StatusCodes.Status200OK;
+        return JsonBody.WriteAsync(context, new JsonObject { ["status"] = state.IsDraining ? "draining" : "ready" });
     }
 }

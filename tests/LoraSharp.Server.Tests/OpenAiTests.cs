@@ -1,6 +1,5 @@
 using System.ClientModel;
 using System.Net;
-using System.Net.Http.Headers;
 using System.Text.Json.Nodes;
 using LoraSharp.Inference;
 using OpenAI;
@@ -102,7 +101,7 @@ public sealed class OpenAiTests
     {
         await using RunningServer server = await RunningServer.StartAsync(Model);
 
-        using HttpResponseMessage response = await server.Client.PostAsync("/v1/completions", new StringContent(body), TestContext.Current.CancellationToken);
+        using HttpResponseMessage response = await server.Client.PostAsync("/v1/completions", Json(body), TestContext.Current.CancellationToken);
         JsonNode error = JsonNode.Parse(await response.Content.ReadAsStringAsync(TestContext.Current.CancellationToken))!["error"]!;
 
         Assert.Equal(expected, response.StatusCode);
@@ -116,30 +115,11 @@ public sealed class OpenAiTests
         await using RunningServer server = await RunningServer.StartAsync(Model, options: new ServerOptions { ModelName = "base", MaxRequestBytes = 64 << 10 });
 
         (HttpStatusCode status, JsonObject body) = await server.PostAsync("/v1/completions", new JsonObject { ["prompt"] = new JsonArray([.. Enumerable.Repeat((JsonNode)5, 600).Select(n => n.DeepClone())]) });
-        using HttpResponseMessage huge = await server.Client.PostAsync("/v1/completions", new StringContent(new string('x', 200_000)), TestContext.Current.CancellationToken);
+        using HttpResponseMessage huge = await server.Client.PostAsync("/v1/completions", Json(new string('x', 200_000)), TestContext.Current.CancellationToken);
 
         Assert.Equal(HttpStatusCode.BadRequest, status);
         Assert.Contains("context is 512", (string?)body["error"]!["message"]);
         Assert.Equal(HttpStatusCode.RequestEntityTooLarge, huge.StatusCode);
-    }
-
-    [Theory]
-    [InlineData("POST", "/v1/completions")]
-    [InlineData("POST", "/v1/chat/completions")]
-    [InlineData("GET", "/v1/models")]
-    [InlineData("POST", "/v1/load_lora_adapter")]
-    [InlineData("POST", "/v1/unload_lora_adapter")]
-    [InlineData("GET", "/metrics")]
-    public async Task Without_the_right_key_nothing_is_answered(string method, string path)
-    {
-        await using RunningServer server = await RunningServer.StartAsync(Model, options: new ServerOptions { ModelName = "base", ApiKeys = ["right"] });
-        foreach (string? key in (string?[])[null, "wrong", "rightt"])
-        {
-            using var request = new HttpRequestMessage(new HttpMethod(method), path);
-            request.Headers.Authorization = key is null ? null : new AuthenticationHeaderValue("Bearer", key);
-            using HttpResponseMessage response = await server.Client.SendAsync(request, TestContext.Current.CancellationToken);
-            Assert.Equal(HttpStatusCode.Unauthorized, response.StatusCode);
-        }
     }
 
     [Fact]
@@ -147,7 +127,7 @@ public sealed class OpenAiTests
     {
         await using RunningServer server = await RunningServer.StartAsync(Model, limits: new Serving.EngineLimits { MaxBatch = 1 });
         using var leave = new CancellationTokenSource();
-        Task gone = server.Client.PostAsync("/v1/completions", new StringContent("""{"prompt":"The","max_tokens":400,"ignore_eos":true}"""), leave.Token);
+        Task gone = server.Client.PostAsync("/v1/completions", Json("""{"prompt":"The","max_tokens":400,"ignore_eos":true}"""), leave.Token);
         while (server.Engine.Status.Running == 0)
         {
             await Task.Delay(5, TestContext.Current.CancellationToken);
@@ -160,6 +140,8 @@ public sealed class OpenAiTests
         Assert.Equal(HttpStatusCode.OK, status);
         Assert.True(server.Engine.Status.GeneratedTokens < 400);
     }
+
+    private static StringContent Json(string body) => new(body, System.Text.Encoding.UTF8, "application/json");
 
     private static string Plain(string prompt, int tokens)
     {

@@ -11,6 +11,12 @@ namespace LoraSharp.Cli.Commands;
 /// <summary><c>lora serve</c>.</summary>
 internal static class ServeCommand
 {
+    /// <summary>The command's name; it handles the signals that stop it itself.</summary>
+    public const string Name = "serve";
+
+    private const string ApiKeyVariable = "LORASHARP_API_KEY";
+    private const string AdminKeyVariable = "LORASHARP_ADMIN_KEY";
+
     public static Command Create()
     {
         Option<string> model = CommonOptions.Model();
@@ -19,21 +25,18 @@ internal static class ServeCommand
         Option<string> device = CommonOptions.Device();
         Option<string> quantize = CommonOptions.Quantize();
         Option<string?> modelType = CommonOptions.ModelType();
-        var port = new Option<int>("--port") { Description = "Port; 0 for any free one.", HelpName = "N", DefaultValueFactory = _ => 8080 };
-        var host = new Option<string>("--host") { Description = "Address to listen on; 0.0.0.0 for all.", HelpName = "ADDRESS", DefaultValueFactory = _ => "127.0.0.1" };
-        var name = new Option<string?>("--served-model-name") { Description = "What requests call the base; default: as given to --model.", HelpName = "NAME" };
-        var keys = new Option<string[]>("--api-key") { Description = "Ask for this key; may be given several times.", HelpName = "KEY", DefaultValueFactory = _ => [] };
-        var batch = new Option<int>("--max-batch") { Description = "Sequences computed side by side.", HelpName = "N", DefaultValueFactory = _ => 16 };
-        var cache = new Option<long>("--kv-tokens") { Description = "Tokens that all caches may hold together.", HelpName = "N", DefaultValueFactory = _ => 1 << 17 };
-        var length = new Option<int>("--max-length") { Description = "Longest sequence; 0 for the model's own limit.", HelpName = "N" };
-        var folders = new Option<string[]>("--adapter-folder") { Description = "Let adapters be loaded over HTTP from below this folder only; may be given several times.", HelpName = "DIR", DefaultValueFactory = _ => [] };
-        var closed = new Option<bool>("--no-adapter-changes") { Description = "Let no adapter be loaded or unloaded over HTTP." };
-        var run = new Option<string?>("--run") { Description = "Draw the curves of this training run's folder on the page; it may be still running.", HelpName = "DIR" };
-        var plain = new Option<bool>("--no-playground") { Description = "Serve no page at /." };
-        var command = new Command("serve", "Serve a base model with many adapters over an OpenAI-compatible HTTP API.\nExample: lora serve --model SmolLM2-135M --adapter support=runs/support sql=runs/sql --port 8080")
+        ServeOptions flags = new();
+        var command = new Command(Name, $"""
+            Serve a base model with many adapters over an OpenAI-compatible HTTP API.
+            Examples:
+              lora serve --model SmolLM2-135M --adapter support=runs/support sql=runs/sql --port 8080
+              lora serve --model base.gguf --host 0.0.0.0 --keys keys.yaml --adapter-folder adapters --log-level information
+            Keys can be given in the environment too, where no list of processes shows them: {ApiKeyVariable}, {AdminKeyVariable}.
+            """)
         {
-            model, adapters, dtype, device, quantize, modelType, port, host, name, keys, batch, cache, length, folders, closed, run, plain,
+            model, adapters, dtype, device, quantize, modelType,
         };
+        flags.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>
         {
             (string Name, string Path)[] named = [.. parsed.GetValue(adapters)!.Select(Named)];
@@ -43,7 +46,19 @@ internal static class ServeCommand
                 throw new LoraSharpException($"--adapter: the name '{twice}' is given twice.");
             }
 
-            IPAddress address = IPAddress.TryParse(parsed.GetValue(host), out IPAddress? given) ? given : parsed.GetValue(host) == "localhost" ? IPAddress.Loopback : throw new LoraSharpException($"--host '{parsed.GetValue(host)}': expected an IP address such as 127.0.0.1 or 0.0.0.0.");
+            // Everything that can be wrong without the model is told before it is loaded.
+            IPAddress address = flags.Address(parsed);
+            ServerOptions options = WithEnvironment(flags.Server(parsed, parsed.GetValue(model)!)).Validate();
+            if (named.FirstOrDefault(a => a.Name == options.ModelName).Name is { } taken)
+            {
+                throw new LoraSharpException($"--adapter: the name '{taken}' is the base model's. Give another one, or --served-model-name.");
+            }
+
+            foreach ((_, string path) in named)
+            {
+                await HubModels.EnsureAsync(path, cancellation);
+            }
+
             using LoadedModel loaded = EngineSetup.Load(new EngineOptions
             {
                 Model = parsed.GetValue(model)!,
@@ -52,35 +67,41 @@ internal static class ServeCommand
                 Quantize = parsed.GetValue(quantize)!,
                 ModelType = parsed.GetValue(modelType),
             });
-            var limits = new EngineLimits { MaxBatch = Math.Max(1, parsed.GetValue(batch)), CacheTokens = parsed.GetValue(cache), MaxLength = parsed.GetValue(length) };
-            using InferenceEngine engine = loaded.CreateEngine(limits);
+            using InferenceEngine engine = loaded.CreateEngine(flags.Limits(parsed));
             foreach ((string adapter, string path) in named)
             {
                 // At the start everything must be there and fit: better no server than one that fails later.
                 _ = await engine.LoadAsync(adapter, path);
             }
 
-            var options = new ServerOptions
-            {
-                ModelName = parsed.GetValue(name) ?? parsed.GetValue(model)!,
-                ApiKeys = parsed.GetValue(keys)!,
-                AllowAdapterChanges = !parsed.GetValue(closed),
-                AdapterFolders = parsed.GetValue(folders)!,
-                RunFolder = parsed.GetValue(run),
-                Playground = !parsed.GetValue(plain),
-            };
-            await using WebApplication app = LoraServer.Create(new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation), options, address, parsed.GetValue(port));
+            var served = new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation);
+            await using WebApplication app = LoraServer.Create(served, options, address, flags.Port(parsed), logging => flags.Log(parsed, logging));
             await app.StartAsync(cancellation);
             Console.WriteLine($"Serving {options.ModelName}{(named.Length > 0 ? $" with {string.Join(", ", named.Select(a => a.Name))}" : "")} at {string.Join(" ", app.Urls)}");
-            if (options.Playground)
-            {
-                Console.WriteLine("The address opens a page to try them out.");
-            }
-
+            Tell(options, address);
             await app.WaitForShutdownAsync(cancellation);
             return 0;
         });
         return command;
+    }
+
+    private static ServerOptions WithEnvironment(ServerOptions options) => options with
+    {
+        ApiKeys = options.ApiKeys.Count == 0 && Environment.GetEnvironmentVariable(ApiKeyVariable) is { Length: > 0 } key ? [key] : options.ApiKeys,
+        AdminKey = options.AdminKey ?? (Environment.GetEnvironmentVariable(AdminKeyVariable) is { Length: > 0 } admin ? admin : null),
+    };
+
+    private static void Tell(ServerOptions options, IPAddress address)
+    {
+        if (options.Playground)
+        {
+            Console.WriteLine("The address opens a page to try them out.");
+        }
+
+        if (!IPAddress.IsLoopback(address) && options.ApiKeys.Count == 0 && options.KeysFile is null)
+        {
+            Console.Error.WriteLine("warning: others on the network can use this server, and no key is asked for. Give --api-key or --keys.");
+        }
     }
 
     private static (string Name, string Path) Named(string text)

@@ -1,0 +1,125 @@
+using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using LoraSharp.Server.Access;
+using LoraSharp.Server.Telemetry;
+using LoraSharp.Serving;
+using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Http.Features;
+
+namespace LoraSharp.Server;
+
+/// <summary>One HTTP request on its way: who sends it, what it asked for and used. Everything that computes goes through it.</summary>
+internal sealed class RequestScope(string id, Caller caller, string route, ServedModel model, ServerOptions options, ServerMetrics metrics)
+{
+    private readonly long _started = Stopwatch.GetTimestamp();
+    private long _firstToken;
+    private int _generated;
+
+    /// <summary>Cancelled when the client leaves; <see cref="HttpContext.RequestAborted"/> is so at the deadline too.</summary>
+    public required CancellationToken Gone { get; init; }
+
+    /// <summary>What an error is to the client.</summary>
+    public required Func<Exception, ApiError> Explain { get; init; }
+
+    /// <summary>The request's id, in the answer's <c>x-request-id</c> and in the log.</summary>
+    public string Id => id;
+
+    public Caller Caller => caller;
+
+    public string Route => route;
+
+    /// <summary>The base's or adapter's name once it is known.</summary>
+    public string? Model { get; private set; }
+
+    public int PromptTokens { get; private set; }
+
+    public int GeneratedTokens => Volatile.Read(ref _generated);
+
+    public TimeSpan Elapsed => Stopwatch.GetElapsedTime(_started);
+
+    /// <summary>From the request's coming to its first token; null before.</summary>
+    public TimeSpan? FirstToken => Volatile.Read(ref _firstToken) is var at and > 0 ? Stopwatch.GetElapsedTime(_started, at) : null;
+
+    public static RequestScope Of(HttpContext context) => context.Features.GetRequiredFeature<RequestScope>();
+
+    /// <summary>Names of the models there are for this caller, the base first.</summary>
+    public IEnumerable<string> Models => model.Engine.Adapters.Select(a => a.Name).Where(caller.MaySee).Prepend(caller.Key.Base ? options.ModelName : null).OfType<string>();
+
+    /// <summary>The adapter that a request's <c>model</c> names; null for the base. What the caller may not use is not there.</summary>
+    /// <exception cref="ApiError">404.</exception>
+    public string? Choose(string? name)
+    {
+        name ??= options.ModelName;
+        bool isBase = name == options.ModelName;
+        if (isBase ? !caller.Key.Base : !caller.MaySee(name) || model.Engine.Adapters.All(a => a.Name != name))
+        {
+            throw NotFound(name);
+        }
+
+        Model = name;
+        return isBase ? null : name;
+    }
+
+    public ApiError NotFound(string name)
+    {
+        const int Most = 50;
+        string[] there = [.. Models.Take(Most + 1)];
+        string list = there.Length == 0 ? "There are none for this key." : $"There are: {string.Join(", ", there.Take(Most))}{(there.Length > Most ? ", …" : "")}.";
+        return new ApiError(StatusCodes.Status404NotFound, $"There is no model '{ApiError.Shorten(name)}'. {list}", "model", "model_not_found");
+    }
+
+    /// <summary>Lets the prompts in: they must fit the context and the caller's allowance.</summary>
+    public void Admit(IReadOnlyCollection<IReadOnlyList<int>> prompts)
+    {
+        foreach (IReadOnlyList<int> prompt in prompts)
+        {
+            if (prompt.Count >= model.Engine.MaxLength)
+            {
+                throw new ApiError(StatusCodes.Status400BadRequest, $"The prompt has {prompt.Count} tokens; the model's context is {model.Engine.MaxLength}, with at least one for the answer. Shorten it.", null, "context_length_exceeded");
+            }
+        }
+
+        int tokens = prompts.Sum(p => p.Count);
+        caller.Admit(tokens);
+        PromptTokens += tokens;
+        metrics.Prompted(Model!, tokens);
+    }
+
+    /// <summary>Generates and counts what comes.</summary>
+    public async IAsyncEnumerable<TokenUpdate> GenerateAsync(InferenceRequest request, [EnumeratorCancellation] CancellationToken cancellation)
+    {
+        using Activity? activity = metrics.StartGeneration(Model!, request.Prompt.Count);
+        long last = 0;
+        int tokens = 0;
+        try
+        {
+            await foreach (TokenUpdate update in model.Engine.GenerateAsync(request, cancellation).ConfigureAwait(false))
+            {
+                if (update.Token is not null)
+                {
+                    long now = Stopwatch.GetTimestamp();
+                    if (last == 0)
+                    {
+                        Interlocked.CompareExchange(ref _firstToken, now, 0);
+                        metrics.FirstToken(Model!, Stopwatch.GetElapsedTime(_started, now));
+                    }
+                    else
+                    {
+                        metrics.NextToken(Model!, Stopwatch.GetElapsedTime(last, now));
+                    }
+
+                    last = now;
+                    tokens++;
+                    Interlocked.Increment(ref _generated);
+                }
+
+                yield return update;
+            }
+        }
+        finally
+        {
+            caller.Tokens?.Owe(tokens);
+            activity?.SetTag("gen_ai.usage.output_tokens", tokens);
+        }
+    }
+}
