@@ -32,12 +32,16 @@ switch (args.FirstOrDefault())
     case "tokenizer" when args.Length == 3:
         TokenizerBenchmark.Run(args[1], args[2]);
         return 0;
+    case "serve-load":
+        return ServeLoad.Create().Parse(args[1..]).Invoke();
+    case "serve-endurance":
+        return ServeEndurance.Create().Parse(args[1..]).Invoke();
     case "bdn":
         BenchmarkDotNet.Running.BenchmarkSwitcher.FromAssembly(System.Reflection.Assembly.GetExecutingAssembly()).Run(args[1..]);
         return 0;
     default:
         Console.Error.WriteLine(
             "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | gguf | train-cpu MODEL | sweep-cpu MODEL | decode MODEL | " +
-            "adapters MODEL | tokenizer FOLDER TEXT | gpu-train check|1b|8b|0.5b | bdn [BenchmarkDotNet's arguments]");
+            "adapters MODEL | tokenizer FOLDER TEXT | gpu-train check|1b|8b|0.5b | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }

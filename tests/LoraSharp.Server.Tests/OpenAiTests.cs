@@ -93,6 +93,7 @@ public sealed class OpenAiTests
     [InlineData("""{"prompt":"x","temperature":-1}""", HttpStatusCode.BadRequest, "temperature is -1")]
     [InlineData("""{"prompt":"x","max_tokens":1.5}""", HttpStatusCode.BadRequest, "whole number")]
     [InlineData("""{"prompt":[9999999]}""", HttpStatusCode.BadRequest, "outside the vocabulary")]
+    [InlineData("""{"prompt":[5,-1]}""", HttpStatusCode.BadRequest, "Token id -1 of the prompt is outside the vocabulary")]
     [InlineData("""{"prompt":{"a":1}}""", HttpStatusCode.BadRequest, "expected text or token ids")]
     [InlineData("""{"prompt":"x","stop":[1]}""", HttpStatusCode.BadRequest, "expected strings")]
     [InlineData("""{"max_tokens":1}""", HttpStatusCode.BadRequest, "prompt is missing")]

@@ -62,10 +62,10 @@ public sealed class TextGenerator(CausalLanguageModel model, Tokenizer? tokenize
             throw new LoraSharpException("The prompt has no tokens. Give it some text, or a model whose tokenizer adds a beginning-of-text token.");
         }
 
-        int outside = prompt.FirstOrDefault(id => id < 0 || id >= model.Config.VocabularySize, -1);
-        if (outside != -1)
+        int[] outside = [.. prompt.Where(id => id < 0 || id >= model.Config.VocabularySize).Take(1)];
+        if (outside.Length > 0)
         {
-            throw new LoraSharpException($"Token id {outside} of the prompt is outside the model's vocabulary of {model.Config.VocabularySize}. The tokenizer is not this model's.");
+            throw new LoraSharpException($"Token id {outside[0]} of the prompt is outside the model's vocabulary of {model.Config.VocabularySize}. The tokenizer is not this model's.");
         }
 
         // Rotary positions can go on beyond what the model was made for; a learned table ends.

@@ -133,10 +133,10 @@ public sealed class InferenceEngine : IDisposable
     private int Room(InferenceRequest request)
     {
         request.Options.Validate();
-        int outside = request.Prompt.FirstOrDefault(id => id < 0 || id >= _model.Config.VocabularySize, -1);
-        if (request.Prompt.Count == 0 || outside != -1)
+        int[] outside = [.. request.Prompt.Where(id => id < 0 || id >= _model.Config.VocabularySize).Take(1)];
+        if (request.Prompt.Count == 0 || outside.Length > 0)
         {
-            throw new LoraSharpException(request.Prompt.Count == 0 ? "The prompt has no tokens." : $"Token id {outside} of the prompt is outside the vocabulary of {_model.Config.VocabularySize}.");
+            throw new LoraSharpException(request.Prompt.Count == 0 ? "The prompt has no tokens." : $"Token id {outside[0]} of the prompt is outside the vocabulary of {_model.Config.VocabularySize}.");
         }
 
         int left = _maxLength - request.Prompt.Count;
