@@ -90,7 +90,9 @@ public static class EngineSetup
     public static Device FindDevice(string name)
     {
         ArgumentNullException.ThrowIfNull(name);
-        int count = name == "cpu" || !NativeRuntime.EnsureLoaded().HasCudaLibraries ? 0 : cuda.device_count();
+        // Before the first use of a tensor type, the CPU's own name included.
+        bool hasCuda = NativeRuntime.EnsureLoaded().HasCudaLibraries;
+        int count = name == "cpu" || !hasCuda ? 0 : cuda.device_count();
         if (name == "cpu" || (name == "auto" && count == 0))
         {
             return CPU;

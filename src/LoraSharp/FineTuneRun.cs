@@ -67,7 +67,7 @@ public sealed class FineTuneRun
             notes(warning);
         }
 
-        TrainerOptions options = Options(data, loaded);
+        TrainerOptions options = Options(data);
         BatchOptions batches = Batches(loaded, data);
         using IBatchSource source = Planner(data, batches);
         using var metrics = new MetricsFile(folder.Metrics);
@@ -213,10 +213,9 @@ public sealed class FineTuneRun
         _ => throw new LoraSharpException($"data.format is '{name}'. Expected auto, chat, alpaca, prompt_completion, text, preference, kto or tokenized."),
     };
 
-    internal TrainerOptions Options(TrainingData data, LoadedModel loaded)
+    internal TrainerOptions Options(TrainingData data)
     {
         TrainingRecipe t = _recipe.Training;
-        _ = loaded;
         var options = new TrainerOptions
         {
             Epochs = t.Epochs,
@@ -306,17 +305,10 @@ public sealed class FineTuneRun
     private ITrainingObjective Objective(LoadedModel loaded, TrainingData data, TrainerOptions options, BatchOptions batches, RunFolder folder, Action<string> notes)
     {
         PreferenceRecipe p = _recipe.Preference;
-        var noise = new List<ITrainingNoise> { new AdapterNoise(loaded.Adapters, _recipe.Training.Seed) };
-        if (options.NeftuneAlpha > 0)
-        {
-            noise.Add(new NeftuneNoise(options.NeftuneAlpha, _recipe.Training.Seed));
-        }
-
-        var all = new CombinedNoise(noise);
         if (data.Kind == ExampleKind.Plain)
         {
             return p.Loss == "none"
-                ? LanguageModeling(loaded, options, batches, all, notes)
+                ? LanguageModeling(loaded, _recipe.Method == "full" ? null : loaded.Adapters[AdapterSet.DefaultName], options, batches, notes)
                 : throw new LoraSharpException($"preference.loss is {p.Loss}, but the rows are no preferences. Expected rows with chosen and rejected (or label, for kto), or preference.loss: none.");
         }
 
@@ -338,23 +330,39 @@ public sealed class FineTuneRun
             LabelSmoothing = p.LabelSmoothing,
             Gamma = p.Gamma,
         };
-        return new PreferenceObjective(loaded.Model, preference, options, loaded.Adapters.Disable, all, new ReferenceCache(Path.Combine(folder.Path, "reference.bin"), _recipe.Model));
+        return new PreferenceObjective(loaded.Model, preference, options, loaded.Adapters.Disable, Noise(loaded, options), new ReferenceCache(Path.Combine(folder.Path, "reference.bin"), _recipe.Model));
     }
 
-    private ITrainingObjective LanguageModeling(LoadedModel loaded, TrainerOptions options, BatchOptions batches, ITrainingNoise noise, Action<string> notes)
+    /// <summary>Next-token prediction, by the fused step where it fits.</summary>
+    /// <param name="loaded">The model with what is trained selected on it.</param>
+    /// <param name="adapter">What is trained; null when it is the model itself.</param>
+    /// <param name="options">Of the run.</param>
+    /// <param name="batches">Tell whether micro-batches have one length.</param>
+    /// <param name="notes">Told why the fused step does not fit on a GPU.</param>
+    internal ITrainingObjective LanguageModeling(LoadedModel loaded, LoraAdapter? adapter, TrainerOptions options, BatchOptions batches, Action<string>? notes)
     {
-        if (_recipe.Method != "full" && _recipe.Training.FusedStep == "auto" && loaded.Model.Device.type == TorchSharp.DeviceType.CUDA)
+        if (adapter is not null && _recipe.Training.FusedStep == "auto" && loaded.Model.Device.type == TorchSharp.DeviceType.CUDA)
         {
-            LoraAdapter adapter = loaded.Adapters[AdapterSet.DefaultName];
             if (FusedObjective.Obstacle(loaded.Model, adapter, options, batches.PadToMaxLength) is not { } obstacle)
             {
                 return FusedObjective.Create(loaded.Model, loaded.Adapters, adapter, options, batches.BatchSize, batches.MaxLength);
             }
 
-            notes($"The fused step is not used: {obstacle}.");
+            notes?.Invoke($"The fused step is not used: {obstacle}.");
         }
 
-        return new LanguageModelingObjective(loaded.Model, options, noise);
+        return new LanguageModelingObjective(loaded.Model, options, Noise(loaded, options));
+    }
+
+    private static CombinedNoise Noise(LoadedModel loaded, TrainerOptions options)
+    {
+        var noise = new List<ITrainingNoise> { new AdapterNoise(loaded.Adapters, options.Seed) };
+        if (options.NeftuneAlpha > 0)
+        {
+            noise.Add(new NeftuneNoise(options.NeftuneAlpha, options.Seed));
+        }
+
+        return new CombinedNoise(noise);
     }
 
     private void Write(LoadedModel loaded, string folder, bool full)
@@ -392,11 +400,11 @@ public sealed class FineTuneRun
     // What must be equal for a run to be gone on with: everything but where it is written and how long it is kept.
     private JsonObject Fingerprint()
     {
-        Recipe same = _recipe with { Output = "", Overwrite = false, Device = "", Training = _recipe.Training with { KeepLast = 1 } };
+        Recipe same = _recipe with { Output = "", Overwrite = false, Device = "", Sweep = new(), Training = _recipe.Training with { KeepLast = 1 } };
         return new JsonObject(RecipeWriter.Settings(same).Select(s => KeyValuePair.Create(s.Key, (JsonNode?)JsonValue.Create(s.Value))));
     }
 
-    private string Resolve(string path) =>
+    internal string Resolve(string path) =>
         _recipeFolder is null || Path.IsPathRooted(path) || File.Exists(path) || Directory.Exists(path) || !(File.Exists(Path.Combine(_recipeFolder, path)) || Directory.Exists(Path.Combine(_recipeFolder, path)))
             ? path
             : Path.Combine(_recipeFolder, path);

@@ -17,7 +17,7 @@ public static class SweepPlot
         plot.Title("Sweep");
         plot.XLabel("trained parameters (powers of ten)");
         plot.YLabel(report.IsValidated ? "validation loss" : "training loss");
-        TrialResult[] good = [.. report.Trials.Where(t => double.IsFinite(t.Score))];
+        TrialResult[] good = [.. report.Trials.Select(t => t.Training).Where(t => double.IsFinite(t.Score))];
         foreach (IGrouping<double, TrialResult> rate in good.GroupBy(t => t.Trial.Training.LearningRate).OrderBy(g => g.Key))
         {
             TrialResult[] ordered = [.. rate.OrderBy(t => t.TrainableParameters)];

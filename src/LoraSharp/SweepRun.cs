@@ -1,82 +1,75 @@
-using System.Globalization;
-using System.Text.Json;
-using System.Text.Json.Nodes;
 using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Recipes;
+using LoraSharp.Tensors.Interop;
 using LoraSharp.Training;
 using LoraSharp.Training.Data;
+using LoraSharp.Training.Fused;
 using LoraSharp.Training.Sweeps;
 
 namespace LoraSharp;
 
-/// <summary>What a sweep varies; an empty list stands for the recipe's own value.</summary>
-public sealed record SweepGrid
-{
-    /// <summary>Ranks.</summary>
-    public IReadOnlyList<int> Ranks { get; init; } = [];
-
-    /// <summary>Alphas; when empty and ranks vary, the recipe's ratio alpha / rank is kept, so that every trial starts at the same scale.</summary>
-    public IReadOnlyList<double> Alphas { get; init; } = [];
-
-    /// <summary>Targets, each as in a recipe: a name, <c>all-linear</c>, a regular expression, or names with commas.</summary>
-    public IReadOnlyList<string> Targets { get; init; } = [];
-
-    /// <summary>Peak learning rates.</summary>
-    public IReadOnlyList<double> LearningRates { get; init; } = [];
-
-    /// <summary>Trials in one pass.</summary>
-    public int AtOnce { get; init; } = 8;
-
-    /// <summary>Take the worse half out every so many steps; 0 = never.</summary>
-    public long HalveEvery { get; init; }
-
-    /// <summary>Every combination, in the order of the lists.</summary>
-    internal IReadOnlyList<SweepTrial> Trials(LoraOptions adapter, TrainerOptions training)
-    {
-        double ratio = adapter.Alpha / adapter.Rank;
-        return
-        [
-            .. from rank in Ranks.Count > 0 ? Ranks : [adapter.Rank]
-               from alpha in Alphas.Count > 0 ? Alphas : [Ranks.Count > 0 ? rank * ratio : adapter.Alpha]
-               from targets in Targets.Count > 0 ? Targets : [string.Empty]
-               from rate in LearningRates.Count > 0 ? LearningRates : [training.LearningRate]
-               select new SweepTrial(
-                   Name(rank, alpha, targets, rate),
-                   adapter with { Rank = rank, Alpha = alpha, Targets = targets.Length == 0 ? adapter.Targets : FineTuneRun.Selector(Names(targets)) },
-                   training with { LearningRate = rate }),
-        ];
-    }
-
-    private static NameSet Names(string text) => text.Contains(',') ? new NameSet(null) { Names = [.. text.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries)] } : new NameSet(text);
-
-    private static string Name(int rank, double alpha, string targets, double rate)
-    {
-        string where = string.Join('+', targets.Split(',').Select(t => t.Trim().Replace("_proj", string.Empty)));
-        string safe = string.Concat(where.Select(c => char.IsLetterOrDigit(c) || c is '+' or '-' or '_' ? c : '_'));
-        return string.Create(CultureInfo.InvariantCulture, $"r{rank}-a{alpha:0.##}{(safe.Length > 0 ? "-" + safe : string.Empty)}-lr{rate:0.######}");
-    }
-}
-
 /// <summary>
-/// Many adapters over one recipe, trained side by side: a folder with every adapter, a table, a plot of loss against
-/// parameters and a recommendation.
+/// Many adapters over one recipe: trained side by side on one frozen base, or one after the other where that is faster
+/// (the fused GPU step), then every weight at equal steps if asked for. A folder with every adapter, a table, plots and
+/// a recommendation.
 /// </summary>
-/// <param name="recipe">What all trials share.</param>
-/// <param name="grid">What varies.</param>
+/// <param name="recipe">What all trials share, and in its <c>sweep</c> section what varies.</param>
 /// <param name="recipeFolder">Relative paths are looked up here too; null for none.</param>
-public sealed class SweepRun(Recipe recipe, SweepGrid grid, string? recipeFolder = null)
+public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
 {
-    /// <summary>Trains and writes.</summary>
-    /// <param name="progress">Step, steps, mean loss of the running trials.</param>
+    private readonly List<TrialReport> _done = [];
+    private readonly FineTuneRun _run = new(recipe, recipeFolder);
+    private readonly long _started = TimeProvider.System.GetTimestamp();
+
+    /// <summary>Trains, measures and writes.</summary>
+    /// <param name="progress">Hears of each step.</param>
     /// <param name="notes">Told what a user should know.</param>
     /// <param name="cancellation">Ends after the step it is in; what there is then is written.</param>
     /// <exception cref="LoraSharpException">Faulty settings, data or model.</exception>
-    public SweepReport Execute(Action<long, long, double>? progress = null, Action<string>? notes = null, CancellationToken cancellation = default)
+    public SweepReport Execute(Action<SweepProgress>? progress = null, Action<string>? notes = null, CancellationToken cancellation = default)
+    {
+        ThrowIfUnfit();
+        HostAllocator.ReturnLargeBlocks();
+        var folder = new SweepFolder(recipe);
+        using LoadedModel loaded = EngineSetup.Load(_run.Engine(full: false));
+        using TrainingData data = LoadData(loaded, notes, cancellation);
+        using SweepTest? test = recipe.Sweep.Test is { } path ? SweepTest.Load(recipe.Sweep, _run.Data(), _run.Resolve(path), loaded) : null;
+        BatchOptions batches = _run.Batches(loaded, data);
+        TrainerOptions options = _run.Options(data) with { MaxSteps = Steps(data, batches) };
+        IReadOnlyList<SweepTrial> trials = SweepGrid.Trials(recipe.Sweep, _run.Adapter(), recipe.Adapter.Targets, options);
+        SweepTrial[] adapters = [.. trials.Where(t => !t.IsFull)];
+        var context = new Context(folder, data, batches, options, test, trials.Count, progress, notes, cancellation);
+        if (TrainsTogether(loaded, adapters[0], batches, options))
+        {
+            Together(context, loaded, adapters);
+        }
+        else
+        {
+            foreach (SweepTrial trial in adapters.TakeWhile(_ => !cancellation.IsCancellationRequested))
+            {
+                Alone(context, loaded, trial);
+            }
+        }
+
+        // Training every weight needs the room.
+        loaded.Dispose();
+        foreach (SweepTrial trial in trials.Where(t => t.IsFull).TakeWhile(_ => !cancellation.IsCancellationRequested))
+        {
+            using LoadedModel fresh = EngineSetup.Load(_run.Engine(full: true));
+            Alone(context, fresh, trial);
+        }
+
+        SweepReport report = Report(context);
+        folder.Draw(report);
+        return report;
+    }
+
+    private void ThrowIfUnfit()
     {
         if (recipe.Method == "full")
         {
-            throw new LoraSharpException("method is full: a sweep is over adapters that share a frozen base. Use lora or qlora.");
+            throw new LoraSharpException("method is full: a sweep is over adapters that share a frozen base. Use lora or qlora; sweep.full_learning_rates adds full fine-tuning to compare with.");
         }
 
         if (recipe.Preference.Loss != "none")
@@ -84,15 +77,20 @@ public sealed class SweepRun(Recipe recipe, SweepGrid grid, string? recipeFolder
             throw new LoraSharpException($"preference.loss is {recipe.Preference.Loss}: a sweep trains on the likelihood of completions only. Leave it out.");
         }
 
-        string folder = Path.GetFullPath(recipe.Output);
-        if (Directory.Exists(folder) && Directory.EnumerateFileSystemEntries(folder).Any() && !recipe.Overwrite)
+        if (recipe.Adapter.InitFrom is { } from)
         {
-            throw new LoraSharpException($"{folder}: the output folder exists and is not empty. Choose another output, or set overwrite: true.");
+            throw new LoraSharpException($"adapter.init_from is {from}: the trials of a sweep are new adapters. Leave it out.");
         }
 
-        var run = new FineTuneRun(recipe, recipeFolder);
-        using LoadedModel loaded = EngineSetup.Load(run.Engine(full: false));
-        using TrainingData data = TrainingData.Load(run.Data(), loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation);
+        if (recipe.Sweep is { Mode: "single", HalveEvery: > 0 })
+        {
+            throw new LoraSharpException("sweep.halve_every needs trials that train side by side, but sweep.mode is single. Leave one of them out.");
+        }
+    }
+
+    private TrainingData LoadData(LoadedModel loaded, Action<string>? notes, CancellationToken cancellation)
+    {
+        TrainingData data = TrainingData.Load(_run.Data(), loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation);
         foreach (string warning in data.Report.Warnings())
         {
             notes?.Invoke(warning);
@@ -100,66 +98,117 @@ public sealed class SweepRun(Recipe recipe, SweepGrid grid, string? recipeFolder
 
         if (data.Kind != ExampleKind.Plain)
         {
+            data.Dispose();
             throw new LoraSharpException($"The rows are of the kind {data.Kind}. A sweep trains on texts, conversations or prompts with completions.");
         }
 
-        TrainerOptions options = run.Options(data, loaded);
-        BatchOptions batches = run.Batches(loaded, data);
+        return data;
+    }
+
+    private long Steps(TrainingData data, BatchOptions batches)
+    {
         using IBatchSource source = FineTuneRun.Planner(data, batches);
-        long steps = options.MaxSteps > 0 ? options.MaxSteps : source.TotalSteps ?? (long)Math.Ceiling(options.Epochs * (source.StepsPerEpoch ?? 1));
-        IReadOnlyList<SweepTrial> trials = grid.Trials(run.Adapter(), options);
-        using var trainer = new SideBySideTrainer(
-            loaded.Model, loaded.Adapters, trials, new SweepOptions { Steps = steps, AtOnce = grid.AtOnce, EvalInterval = options.EvalInterval, HalveEvery = grid.HalveEvery });
+        return recipe.Training.MaxSteps > 0 ? recipe.Training.MaxSteps : source.TotalSteps ?? (long)Math.Ceiling(recipe.Training.Epochs * (source.StepsPerEpoch ?? 1));
+    }
+
+    // The fused step keeps a GPU busy with one adapter; everything else gains by sharing the base's products.
+    private bool TrainsTogether(LoadedModel loaded, SweepTrial first, BatchOptions batches, TrainerOptions options)
+    {
+        if (recipe.Sweep.Mode != "auto" || recipe.Sweep.HalveEvery > 0)
+        {
+            return recipe.Sweep.Mode != "single";
+        }
+
+        if (recipe.Training.FusedStep != "auto" || loaded.Model.Device.type != TorchSharp.DeviceType.CUDA)
+        {
+            return true;
+        }
+
+        LoraAdapter probe = loaded.Adapters.Create(first.Adapter!, options.Seed, first.Name);
+        bool fits = FusedObjective.Obstacle(loaded.Model, probe, options, batches.PadToMaxLength) is null;
+        loaded.Adapters.Remove(first.Name);
+        return !fits;
+    }
+
+    private void Together(Context context, LoadedModel loaded, IReadOnlyList<SweepTrial> trials)
+    {
+        var options = new SweepOptions
+        {
+            Steps = context.Options.MaxSteps,
+            AtOnce = recipe.Sweep.AtOnce,
+            EvalInterval = context.Options.EvalInterval,
+            HalveEvery = recipe.Sweep.HalveEvery,
+        };
         long started = TimeProvider.System.GetTimestamp();
-        IReadOnlyList<TrialResult> results = trainer.Run(source, FineTuneRun.Validation(data, batches), (step, loss) => progress?.Invoke(step, steps, loss), cancellation);
-        SweepReport report = new(folder, results, SweepRecommendation.From(results), TimeProvider.System.GetElapsedTime(started), data.Validation is not null);
-        Write(report, loaded);
+        IReadOnlyList<TrialResult> results;
+        using (var trainer = new SideBySideTrainer(loaded.Model, loaded.Adapters, trials, options))
+        using (IBatchSource source = FineTuneRun.Planner(context.Data, context.Batches))
+        {
+            results = trainer.Run(
+                source,
+                FineTuneRun.Validation(context.Data, context.Batches),
+                (step, loss) => context.Progress?.Invoke(new SweepProgress(null, 0, context.Trials, step, options.Steps, loss)),
+                context.Cancellation);
+        }
+
+        TimeSpan share = TimeProvider.System.GetElapsedTime(started) / trials.Count;
+        foreach (TrialResult result in results)
+        {
+            Finish(context, loaded, result, share);
+        }
+    }
+
+    private void Alone(Context context, LoadedModel loaded, SweepTrial trial)
+    {
+        long started = TimeProvider.System.GetTimestamp();
+        TrialResult result = new SingleTrial(_run, context.Data, context.Batches, context.Notes).Run(
+            loaded,
+            trial,
+            step => context.Progress?.Invoke(new SweepProgress(trial.Name, _done.Count, context.Trials, step.Step, step.TotalSteps, step.Loss)),
+            context.Cancellation);
+        Finish(context, loaded, result, TimeProvider.System.GetElapsedTime(started));
+    }
+
+    // Writes the adapter, measures it and adds it to the results; a full fine-tuning is measured only.
+    private void Finish(Context context, LoadedModel loaded, TrialResult result, TimeSpan time)
+    {
+        SweepTrial trial = result.Trial;
+        bool trained = result.Fault is null && result.Losses.Count > 0;
+        _done.Add(new TrialReport(result, time, null));
+        Report(context);
+        if (!trial.IsFull)
+        {
+            AdapterWriter.Write(loaded.Adapters[trial.Name], context.Folder.Adapter(trial), loaded.Adapters.Base);
+            loaded.Adapters.Select(trial.Name);
+        }
+
+        if (trained && context.Test is { } test && !context.Cancellation.IsCancellationRequested)
+        {
+            _done[^1] = _done[^1] with { Test = test.Measure(loaded) };
+            Report(context);
+        }
+
+        if (!trial.IsFull)
+        {
+            loaded.Adapters.Remove(trial.Name);
+        }
+    }
+
+    private SweepReport Report(Context context)
+    {
+        SweepReport report = new(context.Folder.Path, [.. _done], SweepRecommendation.From([.. _done.Select(d => d.Training)]), TimeProvider.System.GetElapsedTime(_started), context.Data.Validation is not null);
+        context.Folder.Write(report);
         return report;
     }
 
-    private void Write(SweepReport report, LoadedModel loaded)
-    {
-        foreach (TrialResult result in report.Trials)
-        {
-            AdapterWriter.Write(loaded.Adapters[result.Trial.Name], Path.Combine(report.Folder, "adapters", result.Trial.Name), loaded.Adapters.Base);
-        }
-
-        JsonArray trials = [.. report.Trials.Select(r => (JsonNode)new JsonObject
-        {
-            ["name"] = r.Trial.Name,
-            ["rank"] = r.Trial.Adapter.Rank,
-            ["alpha"] = r.Trial.Adapter.Alpha,
-            ["learning_rate"] = r.Trial.Training.LearningRate,
-            ["parameters"] = r.TrainableParameters,
-            ["steps"] = r.Losses.Count,
-            ["score"] = double.IsFinite(r.Score) ? r.Score : null,
-            ["stopped"] = r.Stopped,
-            ["fault"] = r.Fault,
-            ["losses"] = new JsonArray([.. r.Losses.Select(l => (JsonNode)l)]),
-            ["eval_losses"] = new JsonObject(r.EvalLosses.Select(e => KeyValuePair.Create(e.Key.ToString(CultureInfo.InvariantCulture), (JsonNode?)e.Value))),
-        })];
-        JsonObject json = new()
-        {
-            ["model"] = recipe.Model,
-            ["seconds"] = Math.Round(report.Time.TotalSeconds, 2),
-            ["recommended"] = report.Recommendation?.Recommended.Trial.Name,
-            ["best"] = report.Recommendation?.Best.Trial.Name,
-            ["reasons"] = new JsonArray([.. (report.Recommendation?.Reasons ?? []).Select(r => (JsonNode)r)]),
-            ["trials"] = trials,
-        };
-        AtomicFile.WriteText(Path.Combine(report.Folder, "sweep.json"), json.ToJsonString(new JsonSerializerOptions { WriteIndented = true }));
-        AtomicFile.WriteText(Path.Combine(report.Folder, "recipe.yaml"), RecipeWriter.ToYaml(recipe));
-        if (report.Recommendation is not null)
-        {
-            SweepPlot.Write(Path.Combine(report.Folder, "sweep.png"), report);
-        }
-    }
+    private sealed record Context(
+        SweepFolder Folder,
+        TrainingData Data,
+        BatchOptions Batches,
+        TrainerOptions Options,
+        SweepTest? Test,
+        int Trials,
+        Action<SweepProgress>? Progress,
+        Action<string>? Notes,
+        CancellationToken Cancellation);
 }
-
-/// <summary>What came of a sweep.</summary>
-/// <param name="Folder">Where everything lies.</param>
-/// <param name="Trials">In the order of the grid.</param>
-/// <param name="Recommendation">Null when every trial failed.</param>
-/// <param name="Time">Of training and evaluation.</param>
-/// <param name="IsValidated">Whether scores are validation losses; else they are training losses.</param>
-public sealed record SweepReport(string Folder, IReadOnlyList<TrialResult> Trials, SweepRecommendation? Recommendation, TimeSpan Time, bool IsValidated);

@@ -38,6 +38,52 @@ public sealed class SweepCommandTests : IDisposable
         Assert.Contains("has the lowest loss", run.Output, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("together")]
+    [InlineData("single")]
+    public async Task TheRecipeSaysWhatVariesAndTheCeilingAndTestRowsAreMeasured(string mode)
+    {
+        string test = Path.Combine(_folder, "test.jsonl");
+        File.WriteAllLines(test, ["""{"input_ids": [5, 6, 7, 8]}""", """{"input_ids": [9, 8, 7]}"""]);
+        string sweep = $$"""
+            sweep: { ranks: [2], targets: [q_proj, [q_proj, v_proj]], variants: [lora, dora], full_learning_rates: 1e-3, test: {{test}}, test_tokens: 0, mode: {{mode}} }
+            """;
+        CommandRun run = await CommandRun.OfAsync("sweep", Recipe(sweep), "--json");
+        Assert.True(run.ExitCode == 0, run.Error);
+        JsonArray trials = JsonNode.Parse(run.Output)!["trials"]!.AsArray();
+        Assert.Equal(
+            ["lora-r2-a4-q-lr0.005", "lora-r2-a4-q+v-lr0.005", "dora-r2-a4-q-lr0.005", "dora-r2-a4-q+v-lr0.005", "full-lr0.001"],
+            trials.Select(t => (string)t!["name"]!));
+        Assert.All(trials, t => Assert.InRange((double)t!["test_loss"]!, 1, 10));
+        JsonObject full = trials[^1]!.AsObject();
+        Assert.Null(full["rank"]);
+        Assert.True((long)full["parameters"]! > 10 * (long)trials[0]!["parameters"]!);
+        string[] csv = File.ReadAllLines(Path.Combine(_folder, "out", "sweep.csv"));
+        Assert.Equal(6, csv.Length);
+        Assert.StartsWith("lora-r2-a4-q+v-lr0.005,lora,2,4,\"q_proj, v_proj\",0.005,", csv[2], StringComparison.Ordinal);
+        Assert.Contains("Training every weight (full-lr0.001)", File.ReadAllText(Path.Combine(_folder, "out", "sweep.json")), StringComparison.Ordinal);
+        Assert.False(Directory.Exists(Path.Combine(_folder, "out", "adapters", "full-lr0.001")));
+    }
+
+    [Fact]
+    public async Task OneByOneEqualsSideBySide()
+    {
+        CommandRun together = await CommandRun.OfAsync("sweep", Recipe(), "--ranks", "2,4", "--json");
+        CommandRun single = await CommandRun.OfAsync("sweep", Recipe(), "--ranks", "2,4", "--set", "sweep.mode=single", "overwrite=true", "--json");
+        Assert.True(together.ExitCode + single.ExitCode == 0, together.Error + single.Error);
+        double[] Losses(CommandRun run) => [.. JsonNode.Parse(run.Output)!["trials"]!.AsArray().Select(t => (double)t!["loss"]!)];
+        Assert.Equal(Losses(single), Losses(together), (a, b) => Math.Abs(a - b) < 1e-5);
+    }
+
+    [Fact]
+    public async Task EveryFaultOfTheGridIsNamed()
+    {
+        CommandRun run = await CommandRun.OfAsync("sweep", Recipe("sweep: { ranks: [0], variants: [vera] }"));
+        Assert.Equal(1, run.ExitCode);
+        Assert.Contains("sweep.ranks: expected whole numbers above 0, found 0", run.Error, StringComparison.Ordinal);
+        Assert.Contains("found 'vera'", run.Error, StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task NumbersThatAreNone()
     {
@@ -48,7 +94,7 @@ public sealed class SweepCommandTests : IDisposable
 
     public void Dispose() => Directory.Delete(_folder, recursive: true);
 
-    private string Recipe()
+    private string Recipe(string more = "")
     {
         string data = Path.Combine(_folder, "rows.jsonl");
         Random random = new(1);
@@ -60,6 +106,7 @@ public sealed class SweepCommandTests : IDisposable
             data: { train: {{data}}, validation: 2, packing: false }
             training: { max_steps: 5, batch_size: 2, gradient_accumulation: 1, learning_rate: 5e-3, warmup_steps: 0 }
             output: {{Path.Combine(_folder, "out")}}
+            {{more}}
             """);
         return recipe;
     }

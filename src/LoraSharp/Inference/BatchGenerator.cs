@@ -59,6 +59,18 @@ public sealed class BatchGenerator(CausalLanguageModel model, Tokenizer? tokeniz
 
     private static unsafe void Step(Row[] rows, Tensor logits)
     {
+        if (Array.TrueForAll(rows, r => r.IsGreedy))
+        {
+            // The first of the largest, as the sampler takes it; a vocabulary of logits a row stays on the device.
+            long[] best = logits.argmax(1).cpu().data<long>().ToArray();
+            for (int i = 0; i < rows.Length; i++)
+            {
+                rows[i].Take((int)best[i]);
+            }
+
+            return;
+        }
+
         Tensor host = logits.to(ScalarType.Float32).cpu().contiguous();
         int v = checked((int)host.shape[1]);
         float* values = (float*)AtenTensor.DataPointer(host);
@@ -106,14 +118,23 @@ public sealed class BatchGenerator(CausalLanguageModel model, Tokenizer? tokeniz
 
         public long Position => Prompt.Count + _tokens.Count - 1;
 
+        public bool IsGreedy => _options.Sampling.IsGreedy;
+
         public void Take(ReadOnlySpan<float> logits)
+        {
+            if (!Ended)
+            {
+                Take(_sampler.Next(logits));
+            }
+        }
+
+        public void Take(int token)
         {
             if (Ended)
             {
                 return;
             }
 
-            int token = _sampler.Next(logits);
             _tokens.Add(token);
             bool end = !_options.IgnoreEos && _options.EosTokenIds.Contains(token);
             if (!end)

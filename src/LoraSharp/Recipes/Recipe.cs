@@ -48,6 +48,9 @@ public sealed record Recipe
     /// <summary>How the base is quantised.</summary>
     public QuantizationRecipe Quantization { get; init; } = new();
 
+    /// <summary>What a sweep varies.</summary>
+    public SweepRecipe Sweep { get; init; } = new();
+
     /// <summary>Output.</summary>
     [Description("The run folder: adapter, model card, metrics, plot, checkpoints.")]
     [Required]

@@ -193,7 +193,7 @@ public sealed class RecipeReader
         if (target.IsGenericType && target.GetGenericTypeDefinition() == typeof(IReadOnlyList<>))
         {
             Type element = target.GetGenericArguments()[0];
-            IList items = node is YamlSequenceNode sequence ? List(sequence, key, element) : Scalar(element, node, key) is { } one ? new[] { one } : [];
+            IList items = node is YamlSequenceNode sequence ? List(sequence, key, element) : Convert(element, node, key) is { } one ? new[] { one } : [];
             var array = Array.CreateInstance(element, items.Count);
             for (int i = 0; i < items.Count; i++)
             {
@@ -227,7 +227,7 @@ public sealed class RecipeReader
         : Scalar(typeof(string), node, key) is string path ? new DataSourceRecipe { Path = path } : null;
 
     private List<object> List(YamlSequenceNode node, string key, Type element) =>
-        [.. node.Children.Select((item, i) => Scalar(element, item, $"{key}[{i}]")).OfType<object>()];
+        [.. node.Children.Select((item, i) => Convert(element, item, $"{key}[{i}]")).OfType<object>()];
 
     private object? Dictionary(YamlNode node, string key, Type element)
     {

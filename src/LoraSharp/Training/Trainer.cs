@@ -43,7 +43,7 @@ public sealed class Trainer : IDisposable
         _totalSteps = TotalStepsOf(setup.Batches, options);
         _schedule = options.CreateSchedule(_totalSteps);
         _gradients = new GradientBuffer(setup.Trainable);
-        _optimizer = CreateOptimizer(_gradients, setup, options);
+        _optimizer = Optimizer.Create(_gradients, setup.Trainable, options);
         _average = options.EmaDecay > 0 ? new WeightAverage(_gradients.Parameters, options.EmaDecay) : null;
         _history = new LossHistory(options.LossSpikeFactor);
         _validation = new ValidationRecord(options);
@@ -165,18 +165,6 @@ public sealed class Trainer : IDisposable
         return batches.StepsPerEpoch is { } steps
             ? Math.Max(1, (long)Math.Ceiling(options.Epochs * steps))
             : throw new LoraSharpException("training.max_steps: must be given, because the number of steps of this data set cannot be known before it has been read.");
-    }
-
-    private static Optimizer CreateOptimizer(GradientBuffer gradients, TrainingSetup setup, TrainerOptions options)
-    {
-        IReadOnlyList<ParameterGroup> groups = ParameterGroup.Create(setup.Trainable, options);
-        return options.Optimizer switch
-        {
-            OptimizerKind.Sgd => new Sgd(gradients, groups, options.Momentum ?? 0),
-            OptimizerKind.Muon => new Muon(gradients, groups, options),
-            OptimizerKind.AdamW8bit => new AdamW8bit(gradients, groups, options),
-            _ => new AdamW(gradients, groups, options),
-        };
     }
 
     private StepLoss Accumulate(IReadOnlyList<MicroBatch> batches)

@@ -92,7 +92,7 @@ public sealed class SideBySideTests
         using var source = ModelSource.OpenFolder(Fixtures.Path("models/llama"));
         using var adapters = new AdapterSet();
         using CausalLanguageModel model = ModelLoader.Load(source, new LoraLinearFactory(adapters, new DenseLinearFactory()), ScalarType.Float32, CPU);
-        adapters.Create(trial.Adapter, trial.Training.Seed);
+        adapters.Create(trial.Adapter!, trial.Training.Seed);
         using var batches = new Rows();
         Listener listener = new();
         TrainingSetup setup = new()

@@ -24,6 +24,23 @@ public abstract class Optimizer : IDisposable
         Gradients = gradients;
     }
 
+    /// <summary>The optimizer that the options ask for.</summary>
+    /// <param name="gradients">Parameters and their gradients.</param>
+    /// <param name="trainable">The same parameters, for their groups.</param>
+    /// <param name="options">Kind, rates, decays.</param>
+    public static Optimizer Create(GradientBuffer gradients, IReadOnlyList<NamedTensor> trainable, TrainerOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        IReadOnlyList<ParameterGroup> groups = ParameterGroup.Create(trainable, options);
+        return options.Optimizer switch
+        {
+            OptimizerKind.Sgd => new Sgd(gradients, groups, options.Momentum ?? 0),
+            OptimizerKind.Muon => new Muon(gradients, groups, options),
+            OptimizerKind.AdamW8bit => new AdamW8bit(gradients, groups, options),
+            _ => new AdamW(gradients, groups, options),
+        };
+    }
+
     /// <summary>Updates made so far.</summary>
     public long Steps { get; private set; }
 

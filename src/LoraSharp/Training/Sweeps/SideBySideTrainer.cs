@@ -40,7 +40,7 @@ public sealed class SideBySideTrainer : IDisposable
         _options = options;
         foreach (SweepTrial trial in trials)
         {
-            LoraAdapter adapter = adapters.Create(trial.Adapter, trial.Training.Seed, trial.Name);
+            LoraAdapter adapter = adapters.Create(trial.Adapter!, trial.Training.Seed, trial.Name);
             if (adapter.Modules.ContainsKey(model.Head.Spec.Name) || adapter.Modules.Values.Any(m => m.IsEmbedding))
             {
                 throw new LoraSharpException($"{trial.Name}: adapts the embedding or the output projection, which a sweep shares between its trials. Leave {model.Head.Spec.Name} and the embeddings out of the targets, or train this one by itself.");
@@ -96,6 +96,7 @@ public sealed class SideBySideTrainer : IDisposable
         List<string> faults = [.. options.Validate()];
         faults.AddRange(trials.GroupBy(t => t.Name, StringComparer.Ordinal).Where(g => g.Count() > 1).Select(g => $"{g.Key}: two trials have this name"));
         faults.AddRange(trials.SelectMany(t => t.Training.Validate().Select(f => $"{t.Name}: {f}")));
+        faults.AddRange(trials.SelectMany(t => Needs(t).Select(n => $"{t.Name}: {n} needs trials that train one by one (sweep.mode: single)")));
         if (trials.Count == 0)
         {
             faults.Add("there are no trials");
@@ -109,6 +110,18 @@ public sealed class SideBySideTrainer : IDisposable
         {
             throw new LoraSharpException($"The sweep can't be run:\n  {string.Join("\n  ", faults)}");
         }
+    }
+
+    private static IEnumerable<string> Needs(SweepTrial trial)
+    {
+        TrainerOptions t = trial.Training;
+        return new (bool Used, string Name)[]
+        {
+            (trial.IsFull, "training every weight"),
+            (t.NeftuneAlpha > 0, "training.neftune_alpha"),
+            (t.EmaDecay > 0, "training.ema_decay"),
+            (t.EarlyStoppingPatience > 0, "training.early_stopping"),
+        }.Where(n => n.Used).Select(n => n.Name);
     }
 
     private double[] Step(long step, IReadOnlyList<MicroBatch> micro, TrialState[] running)

@@ -3,7 +3,7 @@ using System.Globalization;
 namespace LoraSharp.Training.Sweeps;
 
 /// <summary>Which trial to take, and why.</summary>
-/// <param name="Best">The lowest loss.</param>
+/// <param name="Best">The adapter with the lowest loss.</param>
 /// <param name="Recommended">The smallest adapter whose loss is as good as the best within the tolerance.</param>
 /// <param name="Reasons">In words.</param>
 public sealed record SweepRecommendation(TrialResult Best, TrialResult Recommended, IReadOnlyList<string> Reasons)
@@ -11,11 +11,11 @@ public sealed record SweepRecommendation(TrialResult Best, TrialResult Recommend
     /// <summary>Looks at the results.</summary>
     /// <param name="results">At least one without a fault.</param>
     /// <param name="tolerance">Share by which a loss may be higher and still count as as good.</param>
-    /// <returns>Null when every trial failed.</returns>
+    /// <returns>Null when every adapter failed.</returns>
     public static SweepRecommendation? From(IReadOnlyList<TrialResult> results, double tolerance = 0.01)
     {
         ArgumentNullException.ThrowIfNull(results);
-        TrialResult[] ranked = [.. results.Where(r => double.IsFinite(r.Score)).OrderBy(r => r.Score)];
+        TrialResult[] ranked = [.. results.Where(r => !r.Trial.IsFull && double.IsFinite(r.Score)).OrderBy(r => r.Score)];
         if (ranked.Length == 0)
         {
             return null;
@@ -28,6 +28,12 @@ public sealed record SweepRecommendation(TrialResult Best, TrialResult Recommend
         if (chosen != best)
         {
             reasons.Add(Invariant($"{chosen.Trial.Name} is within {tolerance:0.#%} of it ({chosen.Score:0.####}) with {chosen.TrainableParameters / (double)best.TrainableParameters:0.##} times the parameters."));
+        }
+
+        if (results.Where(r => r.Trial.IsFull && double.IsFinite(r.Score)).MinBy(r => r.Score) is { } ceiling)
+        {
+            double gap = (chosen.Score / ceiling.Score) - 1;
+            reasons.Add(Invariant($"Training every weight ({ceiling.Trial.Name}) reaches {ceiling.Score:0.####}: {chosen.Trial.Name} is {Math.Abs(gap):0.#%} {(gap > 0 ? "above" : "below")} it with {chosen.TrainableParameters / (double)ceiling.TrainableParameters:0.###%} of the parameters."));
         }
 
         double[] rates = [.. ranked.Select(r => r.Trial.Training.LearningRate).Distinct().Order()];

@@ -2,11 +2,21 @@ using LoraSharp.Adapters;
 
 namespace LoraSharp.Training.Sweeps;
 
-/// <summary>One adapter of a sweep.</summary>
+/// <summary>One training of a sweep.</summary>
 /// <param name="Name">Unique; also the adapter's name.</param>
-/// <param name="Adapter">Rank, alpha, targets, variant.</param>
+/// <param name="Adapter">Rank, alpha, targets, variant; null when every weight trains (the ceiling).</param>
 /// <param name="Training">Learning rate, schedule and the rest; steps are the same for all.</param>
-public sealed record SweepTrial(string Name, LoraOptions Adapter, TrainerOptions Training);
+public sealed record SweepTrial(string Name, LoraOptions? Adapter, TrainerOptions Training)
+{
+    /// <summary>The targets as a person wrote them, for tables.</summary>
+    public string Targets { get; init; } = string.Empty;
+
+    /// <summary><c>lora</c>, <c>rslora</c>, <c>dora</c>, <c>loraplus</c>, <c>pissa</c>, <c>olora</c> or <c>full</c>.</summary>
+    public string Variant { get; init; } = "lora";
+
+    /// <summary>Whether every weight trains.</summary>
+    public bool IsFull => Adapter is null;
+}
 
 /// <summary>How a trial came out.</summary>
 /// <param name="Trial">The trial.</param>

@@ -19,9 +19,8 @@ internal sealed class TrialState : IDisposable
         Trial = trial;
         Adapter = adapter;
         NamedTensor[] tensors = [.. adapter.Tensors];
-        IReadOnlyList<ParameterGroup> groups = ParameterGroup.Create(tensors, trial.Training);
         _gradients = new GradientBuffer(tensors);
-        _optimizer = new AdamW(_gradients, groups, trial.Training);
+        _optimizer = Optimizer.Create(_gradients, tensors, trial.Training);
         _schedule = trial.Training.CreateSchedule(totalSteps);
     }
 
