@@ -1,4 +1,4 @@
-// LoRA on a TorchSharp module of your own: a net that knows sin(x) learns sin(x) + x/2 without losing what it knew.
+// LoRA on a TorchSharp module of your own: a net that knows sin(x) learns two other curves and forgets nothing.
 using LoraSharp.Adapters;
 using LoraSharp.Formats.Peft;
 using LoraSharp.Tensors;
@@ -7,32 +7,32 @@ using static TorchSharp.torch;
 NativeRuntime.EnsureLoaded();
 random.manual_seed(7);
 using var net = new Net();
-using Tensor x = linspace(-3, 3, 256).unsqueeze(1);
-using Tensor sine = x.sin();
-using Tensor bent = x.sin() + (x / 2);
+using Tensor x = linspace(-3, 3, 256).unsqueeze(1), sine = x.sin(), slope = x / 2, bump = (-x * x).exp();
+Train(net.parameters(), sine);
 
-Train(net.parameters(), sine, 400);
-Console.WriteLine($"the net alone:       sin(x) to {Error(sine):0.0000}, sin(x) + x/2 to {Error(bent):0.0000}");
-
-// Five lines: attach, create, train, save, switch.
+// Five lines: attach, describe, create, train, save. Then a second adapter beside it.
 using var lora = ModuleAdapters.Attach(net);
-LoraAdapter adapter = lora.Create(new LoraOptions { Rank = 4, Alpha = 8, Targets = ModuleSelector.List(["hidden", "output"]) }, seed: 1);
-Train(lora.Parameters, bent, 400);
-lora.Save("runs/own-module");
-Console.WriteLine($"with the adapter:    sin(x) + x/2 to {Error(bent):0.0000} ({adapter.ParameterCount} trained parameters)");
-
-using (lora.Adapters.Disable())
+var options = new LoraOptions { Rank = 4, Alpha = 8, Targets = ModuleSelector.List(["hidden", "output"]) };
+lora.Create(options, seed: 1, "slope");
+Train(lora.ParametersOf("slope"), sine + slope);
+lora.Save("runs/own-module", "slope");
+lora.Create(options, seed: 2, "bump");
+Train(lora.ParametersOf("bump"), sine + bump);
+lora.Select("slope");
+Console.WriteLine($"switched to slope:   sin(x) + x/2 to {Error(sine + slope):0.000}");
+lora.Select("slope", weight: 0.5);
+Console.WriteLine($"at half its weight:  sin(x) + x/4 to {Error(sine + (slope / 2)):0.000}");
+lora.Mix(("slope", 1), ("bump", 0.5));
+Console.WriteLine($"mixed with the bump: sin(x) + x/2 + bump/2 to {Error(sine + slope + (bump / 2)):0.000}");
+using (lora.DisableAdapters())
 {
-    Console.WriteLine($"adapter disabled:    sin(x) to {Error(sine):0.0000}, as before");
+    Console.WriteLine($"all disabled:        sin(x) to {Error(sine):0.000}, as before");
 }
 
-lora.Adapters.Select(AdapterSet.DefaultName, weight: 0.5);
-Console.WriteLine($"adapter at weight ½: sin(x) + x/4 to {Error(sine + (x / 4)):0.0000}, halfway");
-
-void Train(IEnumerable<TorchSharp.Modules.Parameter> parameters, Tensor target, int steps)
+void Train(IEnumerable<TorchSharp.Modules.Parameter> parameters, Tensor target)
 {
     using var optimizer = optim.AdamW(parameters, lr: 5e-3);
-    for (int step = 0; step < steps; step++)
+    for (int step = 0; step < 400; step++)
     {
         using var scope = NewDisposeScope();
         optimizer.zero_grad();
@@ -41,12 +41,7 @@ void Train(IEnumerable<TorchSharp.Modules.Parameter> parameters, Tensor target, 
     }
 }
 
-double Error(Tensor target)
-{
-    using var none = no_grad();
-    using var scope = NewDisposeScope();
-    return nn.functional.mse_loss(net.call(x), target).sqrt().item<float>();
-}
+float Error(Tensor target) => nn.functional.mse_loss(net.call(x), target).sqrt().item<float>();
 
 internal sealed class Net : nn.Module<Tensor, Tensor>
 {

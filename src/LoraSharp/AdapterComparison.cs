@@ -28,25 +28,17 @@ public sealed record AdapterComparison(double MaxLogitDifference, double Adapter
         NativeRuntime.EnsureLoaded();
         using var scope = NewDisposeScope();
         using var grad = no_grad();
-        using var generator = new Generator((ulong)seed, CPU);
-        using var set = new AdapterSet();
+        using var set = new AdapterSet { AcceptOtherBases = true };
         using CausalLanguageModel network = ModelLoader.Load(model, new LoraLinearFactory(set, new DenseLinearFactory()), ScalarType.Float32, CPU);
-        Tensor ids = randint(network.Config.VocabularySize, [2, Math.Max(1, tokens / 2)], ScalarType.Int64, generator: generator);
+        Tensor ids = ProbePass.Ids(network, tokens, seed);
         set.Load(first, "first");
         set.Load(second, "second");
         set.SelectNone();
-        Tensor plain = Logits(network, ids);
+        Tensor plain = ProbePass.Logits(network, ids);
         set.Select("first");
-        Tensor a = Logits(network, ids);
+        Tensor a = ProbePass.Logits(network, ids);
         set.Select("second");
-        Tensor b = Logits(network, ids);
+        Tensor b = ProbePass.Logits(network, ids);
         return new((a - b).abs().max().item<float>(), (a - plain).abs().max().item<float>(), (int)ids.NumberOfElements);
-    }
-
-    private static Tensor Logits(CausalLanguageModel model, Tensor ids)
-    {
-        using var attention = new PaddedAttention();
-        using Tensor positions = arange(ids.shape[1], ScalarType.Int64).unsqueeze(0);
-        return model.Forward(ids, positions, attention);
     }
 }

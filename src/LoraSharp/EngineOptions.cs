@@ -12,6 +12,9 @@ public sealed record EngineOptions
     /// <summary>Adapters and their weights; all of them apply.</summary>
     public IReadOnlyList<(string Path, double Weight)> Adapters { get; init; } = [];
 
+    /// <summary>Load adapters that were made on another base with a warning instead of an error; default false.</summary>
+    public bool AcceptOtherBases { get; init; }
+
     /// <summary>float32 or bfloat16.</summary>
     public string DType { get; init; } = "float32";
 

@@ -79,6 +79,7 @@ public sealed class FineTuneRun
             {
                 Objective = objective,
                 Trainable = trainable,
+                MustLearn = full ? null : name => !name.Contains(".experts.", StringComparison.Ordinal),
                 Batches = source,
                 Validation = Validation(data, batches),
                 Observers = [metrics, curve, .. observers ?? []],
@@ -111,6 +112,7 @@ public sealed class FineTuneRun
             DType = _recipe.Dtype == "auto" ? device.type == TorchSharp.DeviceType.CPU ? "float32" : "bfloat16" : _recipe.Dtype,
             Device = _recipe.Device,
             ModelType = _recipe.ModelType,
+            AcceptOtherBases = _recipe.Adapter.AnyBase,
             TrainBase = full,
             Quantization = _recipe.Method == "qlora"
                 ? new QuantizationOptions
@@ -136,6 +138,11 @@ public sealed class FineTuneRun
         else
         {
             adapter = loaded.Adapters.Create(Adapter(), _recipe.Training.Seed, baseModel: _recipe.Model);
+        }
+
+        if (a.Strict && adapter.Warnings.Count > 0)
+        {
+            throw new LoraSharpException($"{string.Join("\n  ", adapter.Warnings)}\n(adapter.strict treats these warnings as errors)");
         }
 
         foreach (string warning in adapter.Warnings)

@@ -39,6 +39,9 @@ public sealed class LoadedModel : IDisposable
     /// <summary>The adapters on it.</summary>
     public AdapterSet Adapters { get; }
 
+    /// <summary>Uses the base alone until what is returned is disposed: <c>using (model.DisableAdapters()) { ... }</c>.</summary>
+    public IDisposable DisableAdapters() => Adapters.Disable();
+
     /// <summary>Text to ids; read when first asked for.</summary>
     /// <exception cref="LoraSharpException">The model comes without a tokenizer.</exception>
     public Tokenizer Tokenizer => _tokenizer.Value;

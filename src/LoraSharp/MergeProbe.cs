@@ -59,23 +59,23 @@ public static class MergeProbe
         ScalarType dtype = ComputeType(model);
         using var scope = NewDisposeScope();
         using var grad = no_grad();
-        using var generator = new Generator((ulong)options.Seed, CPU);
         Tensor plain, adapted;
         Tensor ids;
         string[] warnings;
-        using (var set = new AdapterSet())
+        // Merging has judged the base; what an adapter is taken out of is never the one it was made on.
+        using (var set = new AdapterSet { AcceptOtherBases = true })
         using (CausalLanguageModel network = ModelLoader.Load(model, new LoraLinearFactory(set, new DenseLinearFactory()), dtype, device, options.ModelType))
         {
-            ids = randint(network.Config.VocabularySize, [2, Math.Max(1, options.Tokens / 2)], ScalarType.Int64, generator: generator).to(device);
-            plain = Logits(network, ids);
+            ids = ProbePass.Ids(network, options.Tokens, options.Seed);
+            plain = ProbePass.Logits(network, ids);
             set.Select([.. adapters.Select((a, i) => (set.Load(a.Folder, $"adapter{i}").Name, options.Unmerge ? -a.Weight : a.Weight))]);
-            adapted = Logits(network, ids);
+            adapted = ProbePass.Logits(network, ids);
             warnings = [.. set.Adapters.Values.SelectMany(a => a.Warnings)];
         }
 
         using (CausalLanguageModel network = ModelLoader.Load(merged, new DenseLinearFactory(), dtype, device, options.ModelType))
         {
-            Tensor result = Logits(network, ids);
+            Tensor result = ProbePass.Logits(network, ids);
             Tensor top = adapted.argmax(-1, keepdim: true);
             Tensor probability = adapted.softmax(-1).gather(-1, top) - result.softmax(-1).gather(-1, top);
             return new(
@@ -96,13 +96,5 @@ public static class MergeProbe
         long stored = model.Tensors.Tensors.Values.Sum(t => t.ByteCount);
         long needed = model.Tensors.Tensors.Values.Sum(t => t.Count * 4);
         return needed > stored && needed > GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 3 ? ScalarType.BFloat16 : ScalarType.Float32;
-    }
-
-    private static Tensor Logits(CausalLanguageModel model, Tensor ids)
-    {
-        using var attention = new PaddedAttention();
-        using Tensor positions = arange(ids.shape[1], ScalarType.Int64, ids.device).unsqueeze(0);
-        using Tensor logits = model.Forward(ids, positions, attention);
-        return logits.to(ScalarType.Float32, copy: true);
     }
 }

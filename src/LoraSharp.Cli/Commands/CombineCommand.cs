@@ -21,10 +21,11 @@ internal static class CombineCommand
         var baseModel = new Option<string?>("--base") { Description = "Base of --models, for task-arithmetic, ties and dare.", HelpName = "MODEL" };
         var normalize = new Option<bool>("--normalize") { Description = "Divide the weights of --models by their sum." };
         var output = new Option<string>("--output") { Description = "Folder of the result; must not exist, or be empty.", Required = true, HelpName = "DIR" };
+        Option<bool> anyBase = CommonOptions.AnyBase();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("combine", "Make one adapter of several, or one model of several.\nExample: lora combine --adapters runs/a=0.7 runs/b=0.5 --method ties --density 0.5 --output both")
         {
-            adapters, models, method, density, rank, seed, sign, baseModel, normalize, output, json,
+            adapters, models, method, density, rank, seed, sign, baseModel, normalize, anyBase, output, json,
         };
         command.SetAction(parsed =>
         {
@@ -38,7 +39,7 @@ internal static class CombineCommand
             string target = parsed.GetValue(output)!;
             bool byFrequency = parsed.GetValue(sign) == "frequency";
             IReadOnlyList<string> notes = names.Length > 0
-                ? Adapters(names, new CombineOptions { Method = CombineOptions.Parse(parsed.GetValue(method)!), Density = parsed.GetValue(density), Rank = parsed.GetValue(rank), Seed = parsed.GetValue(seed), ByFrequency = byFrequency }, target)
+                ? Adapters(names, new CombineOptions { Method = CombineOptions.Parse(parsed.GetValue(method)!), Density = parsed.GetValue(density), Rank = parsed.GetValue(rank), Seed = parsed.GetValue(seed), ByFrequency = byFrequency, AcceptOtherBases = parsed.GetValue(anyBase) }, target)
                 : Models(wholes, parsed.GetValue(baseModel), new ModelCombineOptions { Method = ModelCombineOptions.Parse(parsed.GetValue(method)!), Density = parsed.GetValue(density), Seed = parsed.GetValue(seed), ByFrequency = byFrequency, Normalize = parsed.GetValue(normalize) }, target);
             if (parsed.GetValue(json))
             {

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
 
 namespace LoraSharp.Cli.Commands;
@@ -14,6 +15,9 @@ internal static class CommandJson
         Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
         Converters = { new JsonStringEnumConverter() },
     };
+
+    /// <summary>A report as an object that more can be put into.</summary>
+    public static JsonObject ToObject(object report) => JsonSerializer.SerializeToNode(report, report.GetType(), Options)!.AsObject();
 
     /// <summary>Writes a report to standard output.</summary>
     public static void Write(object report) => Console.Out.WriteLine(JsonSerializer.Serialize(report, report.GetType(), Options));

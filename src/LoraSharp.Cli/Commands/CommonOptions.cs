@@ -14,6 +14,15 @@ internal static class CommonOptions
     /// <summary>--adapter, repeatable, several values at once.</summary>
     public static Option<string[]> Adapters() => new("--adapter") { Description = "PEFT adapter folder, .gguf adapter or hub name; PATH=SCALE weights it. May be given several times.", AllowMultipleArgumentsPerToken = true, HelpName = "PATH[=SCALE]", DefaultValueFactory = _ => [] };
 
+    /// <summary>--any-base.</summary>
+    public static Option<bool> AnyBase() => new("--any-base") { Description = "Take an adapter that was made on another base with a warning instead of an error." };
+
+    /// <summary>--probe.</summary>
+    public static Option<bool> Probe() => new("--probe") { Description = "Compare logits with and without each adapter on a few tokens, and print the difference." };
+
+    /// <summary>--strict.</summary>
+    public static Option<bool> Strict() => new("--strict") { Description = "Treat warnings about an adapter as errors, among them that it changes no logit." };
+
     /// <summary>--dtype.</summary>
     public static Option<string> DType()
     {

@@ -1,5 +1,5 @@
 using System.CommandLine;
-using LoraSharp.Formats;
+using LoraSharp.Adapters;
 
 namespace LoraSharp.Cli.Commands;
 
@@ -12,13 +12,14 @@ internal sealed class EngineInputs
     private readonly Option<string> _device = CommonOptions.Device();
     private readonly Option<string> _quantize = CommonOptions.Quantize();
     private readonly Option<string?> _modelType = CommonOptions.ModelType();
-
-    private readonly Option<bool> _strict = new("--strict") { Description = "Treat warnings about an adapter as errors." };
+    private readonly Option<bool> _probe = CommonOptions.Probe();
+    private readonly Option<bool> _strict = CommonOptions.Strict();
+    private readonly Option<bool> _anyBase = CommonOptions.AnyBase();
 
     /// <summary>Gives them to a command.</summary>
     public EngineInputs(Command command)
     {
-        foreach (Option option in (Option[])[_model, _adapters, _dtype, _device, _quantize, _modelType, _strict])
+        foreach (Option option in (Option[])[_model, _adapters, _dtype, _device, _quantize, _modelType, _probe, _strict, _anyBase])
         {
             command.Add(option);
         }
@@ -27,25 +28,31 @@ internal sealed class EngineInputs
     /// <summary>Loads what the command line names, and passes on what the adapters' loading had to say.</summary>
     public LoadedModel Load(ParseResult parsed)
     {
+        (string Path, double Weight)[] adapters = [.. parsed.GetValue(_adapters)!.Select(AdapterInputs.Weighted)];
         LoadedModel loaded = EngineSetup.Load(new EngineOptions
         {
             Model = parsed.GetValue(_model)!,
-            Adapters = [.. parsed.GetValue(_adapters)!.Select(AdapterInputs.Weighted)],
+            Adapters = adapters,
+            AcceptOtherBases = parsed.GetValue(_anyBase),
             DType = parsed.GetValue(_dtype)!,
             Device = parsed.GetValue(_device)!,
             Quantize = parsed.GetValue(_quantize)!,
             ModelType = parsed.GetValue(_modelType),
         });
-        string[] warnings = [.. loaded.Adapters.Adapters.Values.SelectMany(a => a.Warnings)];
-        if (warnings.Length > 0 && parsed.GetValue(_strict))
+        try
+        {
+            var vetting = new AdapterVetting(parsed.GetValue(_probe), parsed.GetValue(_strict));
+            foreach ((LoraAdapter adapter, (string path, double weight)) in loaded.Adapters.Adapters.Values.Zip(adapters))
+            {
+                vetting.Look(loaded, adapter, path, weight);
+            }
+
+            vetting.Settle();
+        }
+        catch
         {
             loaded.Dispose();
-            throw new LoraSharpException($"{string.Join("\n  ", warnings)}\n(--strict treats these warnings as errors)");
-        }
-
-        foreach (string warning in warnings)
-        {
-            Console.Error.WriteLine($"warning: {warning}");
+            throw;
         }
 
         return loaded;

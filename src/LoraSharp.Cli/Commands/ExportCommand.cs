@@ -24,14 +24,15 @@ internal static class ExportCommand
         ends.AcceptOnlyFromAmong(types);
         var adapterOnly = new Option<bool>("--adapter-only") { Description = "Write the adapter (llama.cpp's --lora), not the merged model." };
         var probe = new Option<int>("--probe-tokens") { Description = "Tokens on which the file's logits are compared with the source's; 0 for no comparison.", HelpName = "N", DefaultValueFactory = _ => 64 };
+        Option<bool> anyBase = CommonOptions.AnyBase();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("export", "Write a GGUF file for llama.cpp and LLamaSharp: a model, a model with adapters merged into it, or an adapter. The file is opened again and checked against the source.\nExample: lora export --model SmolLM2-135M --adapter runs/my-adapter --output my.gguf --type q8_0")
         {
-            model, adapters, output, type, ends, adapterOnly, probe, json,
+            model, adapters, output, type, ends, adapterOnly, probe, anyBase, json,
         };
         command.SetAction(parsed =>
         {
-            var settings = new Settings(parsed.GetValue(output)!, ParseType(parsed.GetValue(type)!), parsed.GetValue(ends) is { } e ? ParseType(e) : null, parsed.GetValue(probe), parsed.GetValue(json));
+            var settings = new Settings(parsed.GetValue(output)!, ParseType(parsed.GetValue(type)!), parsed.GetValue(ends) is { } e ? ParseType(e) : null, parsed.GetValue(probe), parsed.GetValue(anyBase), parsed.GetValue(json));
             string[] named = parsed.GetValue(adapters)!;
             using ModelSource source = AdapterInputs.Model(parsed.GetValue(model)!);
             return parsed.GetValue(adapterOnly) ? Adapter(source, named, settings) : Model(source, named, settings);
@@ -39,7 +40,7 @@ internal static class ExportCommand
         return command;
     }
 
-    private sealed record Settings(string Output, GgufTensorType Type, GgufTensorType? Ends, int ProbeTokens, bool Json);
+    private sealed record Settings(string Output, GgufTensorType Type, GgufTensorType? Ends, int ProbeTokens, bool AnyBase, bool Json);
 
     private static GgufTensorType ParseType(string name) => GgufQuantizer.Types.First(t => t.Name() == name);
 
@@ -54,7 +55,7 @@ internal static class ExportCommand
             {
                 // Merged in single precision, so that the weights are rounded once, to the file's type.
                 merged = Path.GetFullPath(settings.Output) + ".merging";
-                AdapterMerger.Merge(source, opened, merged, new MergeOptions { StoredType = ElementType.F32 });
+                AdapterMerger.Merge(source, opened, merged, new MergeOptions { StoredType = ElementType.F32, AcceptOtherBases = settings.AnyBase });
             }
 
             using ModelSource? mergedSource = merged is null ? null : ModelSource.OpenFolder(merged);

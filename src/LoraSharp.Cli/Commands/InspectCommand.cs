@@ -1,5 +1,8 @@
 using System.CommandLine;
+using System.Text.Json.Nodes;
+using LoraSharp.Adapters;
 using LoraSharp.Adapters.Analysis;
+using LoraSharp.Formats;
 using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Peft;
 
@@ -16,10 +19,14 @@ internal static class InspectCommand
         var model = new Option<string?>("--model") { Description = "The base: for shares and the amplification factor.", HelpName = "MODEL" };
         var plot = new Option<string?>("--plot") { Description = "Draw the spectra into a PNG file (with --spectrum).", HelpName = "FILE" };
         var rank = new Option<int>("--rank") { Description = "For a model: rank for which the size of an adapter is told.", HelpName = "R", DefaultValueFactory = _ => 16 };
+        Option<bool> probe = CommonOptions.Probe();
+        probe.Description += " Needs --model.";
+        Option<bool> strict = CommonOptions.Strict();
+        Option<bool> anyBase = CommonOptions.AnyBase();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("inspect", "Explain an adapter (targets, ranks, sizes, norms, spectrum, similarity) or a model.\nExample: lora inspect runs/my-adapter --spectrum --against runs/other")
         {
-            path, spectrum, against, model, plot, rank, json,
+            path, spectrum, against, model, plot, rank, probe, strict, anyBase, json,
         };
         command.SetAction(parsed =>
         {
@@ -40,17 +47,42 @@ internal static class InspectCommand
                 SpectrumPlot.Write(file, report);
             }
 
-            return Adapter(report, parsed.GetValue(json));
+            AdapterProbe? measured = parsed.GetValue(probe) ? Probe(adapter, source, parsed.GetValue(anyBase)) : null;
+            if (measured is { MaxLogitDifference: 0 })
+            {
+                report = report with { Warnings = [.. report.Warnings, $"It changes no logit of {measured.Positions} positions."] };
+            }
+
+            Adapter(report, measured, parsed.GetValue(json));
+            return parsed.GetValue(strict) && report.Warnings.Count > 0 ? throw new LoraSharpException($"{report.Warnings[0]} (--strict)") : 0;
         });
         return command;
     }
 
-    private static int Adapter(AdapterReport report, bool json)
+    private static AdapterProbe Probe(AdapterFolder adapter, ModelSource? model, bool anyBase)
+    {
+        if (model is null)
+        {
+            throw new LoraSharpException("--probe runs the base with and without the adapter: name the base with --model.");
+        }
+
+        using LoadedModel loaded = EngineSetup.Load(new EngineOptions { Model = model.Location, AcceptOtherBases = anyBase });
+        LoraAdapter added = loaded.Adapters.Load(adapter);
+        return AdapterProbe.Measure(loaded.Model, loaded.Adapters, AdapterSelection.ForAll([new(added)]));
+    }
+
+    private static void Adapter(AdapterReport report, AdapterProbe? probe, bool json)
     {
         if (json)
         {
-            CommandJson.Write(report);
-            return 0;
+            JsonObject all = CommandJson.ToObject(report);
+            if (probe is not null)
+            {
+                all["probe"] = CommandJson.ToObject(probe);
+            }
+
+            CommandJson.Write(all);
+            return;
         }
 
         Console.WriteLine($"{report.Location}: {report.Variant}, r = {report.Rank}, alpha = {PlainTable.Number(report.Alpha)}{(report.Dropout > 0 ? $", dropout {PlainTable.Number(report.Dropout)}" : string.Empty)}");
@@ -75,8 +107,12 @@ internal static class InspectCommand
             Console.WriteLine($"hardly moved: {Short(string.Join(", ", report.HardlyMoved))}");
         }
 
+        if (probe is not null)
+        {
+            Console.WriteLine($"probe: the adapter {probe}");
+        }
+
         report.Warnings.ToList().ForEach(w => Console.Error.WriteLine($"warning: {w}"));
-        return 0;
     }
 
     private static void Table(AdapterReport report)

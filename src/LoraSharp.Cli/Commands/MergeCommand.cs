@@ -19,13 +19,14 @@ internal static class MergeCommand
         var dtype = new Option<string>("--dtype") { Description = "Type to store: stored (each tensor's own), float32, bfloat16 or float16.", HelpName = "TYPE", DefaultValueFactory = _ => "stored" };
         dtype.AcceptOnlyFromAmong("stored", "float32", "bfloat16", "float16");
         var probe = new Option<int>("--probe-tokens") { Description = "Tokens on which adapter and merged model are compared; 0 for no comparison.", HelpName = "N", DefaultValueFactory = _ => 64 };
-        var strict = new Option<bool>("--strict") { Description = "Treat warnings as errors." };
+        Option<bool> strict = CommonOptions.Strict();
+        Option<bool> anyBase = CommonOptions.AnyBase();
         Option<string?> modelType = CommonOptions.ModelType();
         Option<string> device = CommonOptions.Device();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("merge", "Merge adapters into their base: W' = W + (alpha/r)·B·A, as a plain checkpoint, and measure that it answers the same.\nExample: lora merge --model SmolLM2-135M --adapter runs/my-adapter --output merged")
         {
-            model, adapters, output, unmerge, dtype, probe, strict, modelType, device, json,
+            model, adapters, output, unmerge, dtype, probe, strict, anyBase, modelType, device, json,
         };
         command.SetAction(parsed =>
         {
@@ -35,7 +36,7 @@ internal static class MergeCommand
             try
             {
                 opened.AddRange(named.Select(n => new MergedAdapter(AdapterInputs.Adapter(n.Path, source), n.Weight)));
-                return Run(source, opened, new Settings(parsed.GetValue(output)!, parsed.GetValue(unmerge), parsed.GetValue(dtype)!, parsed.GetValue(probe), parsed.GetValue(strict), parsed.GetValue(json), parsed.GetValue(modelType), parsed.GetValue(device)!));
+                return Run(source, opened, new Settings(parsed.GetValue(output)!, parsed.GetValue(unmerge), parsed.GetValue(dtype)!, parsed.GetValue(probe), parsed.GetValue(strict), parsed.GetValue(anyBase), parsed.GetValue(json), parsed.GetValue(modelType), parsed.GetValue(device)!));
             }
             finally
             {
@@ -45,12 +46,12 @@ internal static class MergeCommand
         return command;
     }
 
-    private sealed record Settings(string Output, bool Unmerge, string DType, int ProbeTokens, bool Strict, bool Json, string? ModelType, string Device);
+    private sealed record Settings(string Output, bool Unmerge, string DType, int ProbeTokens, bool Strict, bool AnyBase, bool Json, string? ModelType, string Device);
 
     private static int Run(ModelSource source, IReadOnlyList<MergedAdapter> adapters, Settings settings)
     {
         ElementType? stored = settings.DType switch { "float32" => ElementType.F32, "bfloat16" => ElementType.BF16, "float16" => ElementType.F16, _ => null };
-        MergeReport report = AdapterMerger.Merge(source, adapters, settings.Output, new MergeOptions { Unmerge = settings.Unmerge, StoredType = stored });
+        MergeReport report = AdapterMerger.Merge(source, adapters, settings.Output, new MergeOptions { Unmerge = settings.Unmerge, StoredType = stored, AcceptOtherBases = settings.AnyBase });
         if (source.Tensors is BitsAndBytesSource { FourBitCount: > 0 })
         {
             report = report with { Notes = [.. report.Notes, "The base was in 4 bits; the merged model no longer is. To have it in 4 bits again, with the loss measured: lora quantize --adapter."] };

@@ -25,6 +25,9 @@ internal static class ServeCommand
         Option<string> device = CommonOptions.Device();
         Option<string> quantize = CommonOptions.Quantize();
         Option<string?> modelType = CommonOptions.ModelType();
+        Option<bool> probe = CommonOptions.Probe();
+        Option<bool> strict = CommonOptions.Strict();
+        Option<bool> anyBase = CommonOptions.AnyBase();
         ServeOptions flags = new();
         var command = new Command(Name, $"""
             Serve a base model with many adapters over an OpenAI-compatible HTTP API.
@@ -34,7 +37,7 @@ internal static class ServeCommand
             Keys can be given in the environment too, where no list of processes shows them: {ApiKeyVariable}, {AdminKeyVariable}.
             """)
         {
-            model, adapters, dtype, device, quantize, modelType,
+            model, adapters, dtype, device, quantize, modelType, probe, strict, anyBase,
         };
         flags.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>
@@ -66,7 +69,11 @@ internal static class ServeCommand
                 Device = parsed.GetValue(device)!,
                 Quantize = parsed.GetValue(quantize)!,
                 ModelType = parsed.GetValue(modelType),
+                AcceptOtherBases = parsed.GetValue(anyBase),
             });
+            var vetting = new AdapterVetting(parsed.GetValue(probe), parsed.GetValue(strict));
+            Array.ForEach(named, a => vetting.Try(loaded, a.Name, a.Path));
+            vetting.Settle();
             using InferenceEngine engine = loaded.CreateEngine(flags.Limits(parsed));
             foreach ((string adapter, string path) in named)
             {

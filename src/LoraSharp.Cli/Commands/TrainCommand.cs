@@ -23,7 +23,7 @@ internal static class TrainCommand
     private static readonly (string Flag, string Key, string Setting)[] Switches =
     [
         ("--rslora", "adapter.rslora", "true"), ("--dora", "adapter.dora", "true"), ("--packing", "data.packing", "true"), ("--no-shuffle", "data.shuffle", "false"),
-        ("--double-quant", "quantization.double", "true"), ("--overwrite", "overwrite", "true"),
+        ("--double-quant", "quantization.double", "true"), ("--overwrite", "overwrite", "true"), ("--strict", "adapter.strict", "true"), ("--any-base", "adapter.any_base", "true"),
     ];
 
     public static Command Create()

@@ -31,6 +31,9 @@ public sealed class AdapterFolder : IDisposable
     /// <summary>The weights under the file's keys.</summary>
     public ITensorSource Tensors { get; }
 
+    /// <summary>Metadata of the weights' file; empty where it has none.</summary>
+    public IReadOnlyDictionary<string, string> Metadata => (Tensors as SafetensorsFile)?.Metadata ?? new Dictionary<string, string>();
+
     /// <summary>Each tensor's place in the model, in order of the keys.</summary>
     public IReadOnlyList<AdapterTensor> Parts { get; }
 

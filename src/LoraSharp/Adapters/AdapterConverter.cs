@@ -77,7 +77,7 @@ public static class AdapterConverter
             notes.Add($"Alphas were changed so that {(config.UseRsLora ? "alpha / √r" : "alpha / r")} gives the same scaling.");
         }
 
-        AdapterFolderWriter.Write(output, config, tensors, dtype);
+        AdapterFolderWriter.Write(output, config, tensors, dtype, BaseFingerprint.Read(adapter.Metadata)?.ToMetadata());
         if (dtype is not ScalarType.Float32)
         {
             notes.Add($"Tensors are stored as {dtype}; PEFT loads them as float32.");

@@ -1,6 +1,5 @@
 using LoraSharp.Formats;
 using LoraSharp.Formats.Peft;
-using LoraSharp.Formats.Safetensors;
 using LoraSharp.Layers;
 using LoraSharp.Tensors;
 using static TorchSharp.torch;
@@ -25,10 +24,9 @@ internal sealed class AdapterLoader(AdapterSet set)
                 $"{folder.Location}: init_lora_weights is \"{config.InitLoraWeights}\", so the factors belong to a base that was changed when they were made, and how is not in the folder. Save it in PEFT with path_initial_model_for_weight_conversion, which makes a plain LoRA of it.");
         }
 
-        IReadOnlyDictionary<string, string> metadata = (folder.Tensors as SafetensorsFile)?.Metadata ?? new Dictionary<string, string>();
         using var scope = NewDisposeScope();
         using var grad = no_grad();
-        var adapter = new LoraAdapter(name, config, trainable) { Metadata = metadata };
+        var adapter = new LoraAdapter(name, config, trainable) { Metadata = folder.Metadata };
         try
         {
             foreach (AdapterTensor part in folder.Parts.Where(p => p.Part != AdapterPart.TokenRows))
@@ -38,6 +36,7 @@ internal sealed class AdapterLoader(AdapterSet set)
 
             TokenRows.Add(set, adapter, _warnings, (path, table, ids) => Rows(folder, path, table, ids));
             Complete(adapter, folder);
+            RequireBase(folder);
             Anchor(adapter);
             NoteSilent(adapter);
         }
@@ -47,11 +46,6 @@ internal sealed class AdapterLoader(AdapterSet set)
             throw;
         }
 
-        if (set.Base?.Compare(metadata) is { } other)
-        {
-            _warnings.Add($"{folder.Location}: {other}.");
-        }
-
         foreach (NamedTensor tensor in adapter.Tensors.Where(_ => trainable))
         {
             tensor.Value.requires_grad = true;
@@ -59,6 +53,14 @@ internal sealed class AdapterLoader(AdapterSet set)
 
         adapter.Warnings = _warnings;
         return adapter;
+    }
+
+    private void RequireBase(AdapterFolder folder)
+    {
+        if (set.Base?.Compare(folder.Metadata) is { } mismatch)
+        {
+            _warnings.Add(mismatch.Settle(folder.Location, folder.Config.BaseModel, set.AcceptOtherBases));
+        }
     }
 
     private void Place(LoraAdapter adapter, AdapterFolder folder, AdapterTensor part)

@@ -47,6 +47,9 @@ public sealed class AdapterSet : IDisposable
     /// </summary>
     public BaseFingerprint? Base { get; private set; }
 
+    /// <summary>Load adapters that were recorded on another base with a warning instead of an error; default false.</summary>
+    public bool AcceptOtherBases { get; init; }
+
     /// <summary>What the next forward pass uses.</summary>
     public AdapterSelection Selection
     {
@@ -86,7 +89,7 @@ public sealed class AdapterSet : IDisposable
     /// <param name="folder">The adapter; may be disposed afterwards.</param>
     /// <param name="name">Name to select it by.</param>
     /// <param name="trainable">To go on training it.</param>
-    /// <exception cref="LoraSharpException">Nothing matches, keys are left over, shapes differ, values aren't finite; all faults are named.</exception>
+    /// <exception cref="LoraSharpException">Nothing matches, keys are left over, shapes differ, values aren't finite (all faults are named), or it was made on another base.</exception>
     public LoraAdapter Load(AdapterFolder folder, string name = DefaultName, bool trainable = false)
     {
         ArgumentNullException.ThrowIfNull(folder);

@@ -29,11 +29,14 @@ public sealed class ModuleAdapters : IDisposable
     {
     }
 
-    /// <summary>The adapters: select, weight, disable (<c>using (lora.Adapters.Disable())</c>), remove.</summary>
+    /// <summary>The adapters: select, weight, disable, remove.</summary>
     public AdapterSet Adapters { get; } = new();
 
     /// <summary>What an optimizer of TorchSharp takes: the trained tensors of all adapters.</summary>
     public IEnumerable<Parameter> Parameters => Adapters.Trainable.Select(t => (Parameter)t.Value);
+
+    /// <summary>The trained tensors of one adapter.</summary>
+    public IEnumerable<Parameter> ParametersOf(string name) => Adapters[name].Tensors.Select(t => (Parameter)t.Value);
 
     /// <summary>Freezes the module and makes its linear layers adaptable, under their names in the module.</summary>
     /// <param name="module">Must outlive what is returned; left as it was when that is disposed, but for <c>requires_grad</c>.</param>
@@ -79,6 +82,15 @@ public sealed class ModuleAdapters : IDisposable
 
         return adapter;
     }
+
+    /// <summary>Uses one adapter alone, times a weight.</summary>
+    public void Select(string name, double weight = 1) => Adapters.Select(name, weight);
+
+    /// <summary>Uses several adapters at once; what they change adds up.</summary>
+    public void Mix(params IEnumerable<(string Name, double Weight)> adapters) => Adapters.Select(adapters);
+
+    /// <summary>Uses the module as it was until what is returned is disposed: <c>using (lora.DisableAdapters()) { ... }</c>.</summary>
+    public IDisposable DisableAdapters() => Adapters.Disable();
 
     /// <summary>Writes an adapter as a folder of PEFT's form.</summary>
     public void Save(string folder, string name = AdapterSet.DefaultName) => AdapterWriter.Write(Adapters[name], folder);

@@ -103,6 +103,14 @@ public sealed record AdapterRecipe
     [Description("Go on from this adapter folder: its configuration replaces the other keys of this section.")]
     public string? InitFrom { get; init; }
 
+    /// <summary>Another base.</summary>
+    [Description("Go on from init_from although it was made on another base.")]
+    public bool AnyBase { get; init; }
+
+    /// <summary>Warnings as errors.</summary>
+    [Description("Treat warnings about the adapter as errors: targets without a match, factors that are zero, tied weights, another base.")]
+    public bool Strict { get; init; }
+
     /// <summary>Ranks by module.</summary>
     [Description("Rank for modules whose name matches a pattern, e.g. { down_proj: 4 }.")]
     public IReadOnlyDictionary<string, int> RankPattern { get; init; } = new Dictionary<string, int>();

@@ -16,6 +16,7 @@ public sealed class Trainer : IDisposable
     private readonly TrainingSetup _setup;
     private readonly TrainerOptions _options;
     private readonly GradientBuffer _gradients;
+    private readonly GradientProof _proof;
     private readonly Optimizer _optimizer;
     private readonly WeightAverage? _average;
     private readonly LearningRateSchedule _schedule;
@@ -44,6 +45,7 @@ public sealed class Trainer : IDisposable
         _schedule = options.CreateSchedule(_totalSteps);
         _gradients = new GradientBuffer(setup.Trainable);
         _optimizer = Optimizer.Create(_gradients, setup.Trainable, options);
+        _proof = new GradientProof(_gradients, setup.MustLearn);
         _average = options.EmaDecay > 0 ? new WeightAverage(_gradients.Parameters, options.EmaDecay) : null;
         _history = new LossHistory(options.LossSpikeFactor);
         _validation = new ValidationRecord(options);
@@ -169,13 +171,18 @@ public sealed class Trainer : IDisposable
 
     private StepLoss Accumulate(IReadOnlyList<MicroBatch> batches)
     {
-        _gradients.Clear();
+        _proof.Begin();
         double weight = batches.Sum(_setup.Objective.Weight);
         StepLoss loss = new();
         for (int i = 0; i < batches.Count && weight > 0; i++)
         {
             loss.Add(batches[i], _setup.Objective.Backward(batches[i], weight, PassNumber(_step, i)));
             _gradients.Collect();
+        }
+
+        if (weight > 0)
+        {
+            _proof.Require(_step + 1);
         }
 
         using Tensor norm = _gradients.Norm();

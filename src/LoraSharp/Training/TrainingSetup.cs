@@ -15,6 +15,12 @@ public sealed record TrainingSetup
     /// <summary>The tensors that are trained, each with <c>requires_grad</c>: an adapter's, or all of the model's.</summary>
     public required IReadOnlyList<NamedTensor> Trainable { get; init; }
 
+    /// <summary>
+    /// Says of a tensor whether every step must give it a gradient, which the first one is checked for; null checks
+    /// nothing. An expert to which no token was sent may rest.
+    /// </summary>
+    public Func<string, bool>? MustLearn { get; init; }
+
     /// <summary>The rows.</summary>
     public required IBatchSource Batches { get; init; }
 

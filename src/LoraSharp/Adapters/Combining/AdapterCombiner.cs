@@ -32,7 +32,7 @@ public static class AdapterCombiner
         // One adapter can only be scaled.
         CombineMethod method = adapters.Count == 1 ? CombineMethod.Linear : options.Method;
         var notes = new List<string>();
-        Check(adapters, method, notes);
+        Check(adapters, method, options.AcceptOtherBases, notes);
         int rank = NewRank(adapters, options with { Method = method });
         using var scope = NewDisposeScope();
         using var grad = no_grad();
@@ -82,7 +82,7 @@ public static class AdapterCombiner
 
         PeftConfig config = NewConfig(adapters, rank, ranks);
         config = CarryOver(adapters, config, tensors, notes);
-        AdapterFolderWriter.Write(output, config, tensors);
+        AdapterFolderWriter.Write(output, config, tensors, metadata: BaseFingerprint.Read(adapters[0].Folder.Metadata)?.ToMetadata());
         if (combination.LargestLoss > 0)
         {
             notes.Add($"Cutting to rank {rank} lost at most {combination.LargestLoss:P1} of a matrix's norm.");
@@ -91,7 +91,7 @@ public static class AdapterCombiner
         return notes;
     }
 
-    private static void Check(IReadOnlyList<CombinedAdapter> adapters, CombineMethod method, List<string> notes)
+    private static void Check(IReadOnlyList<CombinedAdapter> adapters, CombineMethod method, bool anyBase, List<string> notes)
     {
         var faults = new List<string>();
         if (adapters.Count == 0)
@@ -122,10 +122,10 @@ public static class AdapterCombiner
             }
         }
 
-        string[] bases = [.. adapters.Select(a => a.Folder.Config.BaseModel).OfType<string>().Distinct(StringComparer.Ordinal)];
-        if (bases.Length > 1)
+        if (DifferentBases(adapters) is { } bases)
         {
-            notes.Add($"The adapters name different bases ({string.Join(", ", bases)}). Combined adapters make sense over one base only.");
+            string fault = $"they belong to different bases: {bases}. What one of them learned means nothing over the other's weights";
+            (anyBase ? notes : faults).Add(anyBase ? fault + "." : fault + " (--any-base combines them all the same)");
         }
 
         if (method is not (CombineMethod.Cat or CombineMethod.Svd or CombineMethod.TiesSvd or CombineMethod.DareLinearSvd or CombineMethod.DareTiesSvd or CombineMethod.MagnitudePruneSvd)
@@ -139,6 +139,20 @@ public static class AdapterCombiner
             throw new LoraSharpException($"These adapters can't be combined:\n  {string.Join("\n  ", faults)}");
         }
     }
+
+    // What was recorded of the weights decides; names (a path or a hub's, of which the end counts) only where nothing was.
+    private static string? DifferentBases(IReadOnlyList<CombinedAdapter> adapters)
+    {
+        BaseFingerprint?[] recorded = [.. adapters.Select(a => BaseFingerprint.Read(a.Folder.Metadata))];
+        bool allRecorded = recorded.All(r => r is not null);
+        bool differ = allRecorded
+            ? adapters.Any(a => recorded[0]!.Compare(a.Folder.Metadata) is { IsCertain: true })
+            : adapters.Select(a => a.Folder.Config.BaseModel).OfType<string>().Select(Ending).Distinct(StringComparer.Ordinal).Count() > 1;
+        return !differ ? null : string.Join(", ", adapters.Select((a, i) =>
+            $"{a.Folder.Location} on {a.Folder.Config.BaseModel ?? "an unnamed one"}{(allRecorded ? $" (shapes {recorded[i]!.Shapes[..8]}, weights {(recorded[i]!.Data.Length > 0 ? recorded[i]!.Data[..8] : "not recorded")})" : string.Empty)}"));
+    }
+
+    private static string Ending(string name) => Path.GetFileName(Path.TrimEndingDirectorySeparator(name.Split('@')[0]));
 
     private static void CheckShapes(string path, List<(AdapterModule Module, double Weight)> inputs)
     {

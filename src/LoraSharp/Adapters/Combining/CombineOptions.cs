@@ -57,6 +57,9 @@ public sealed record CombineOptions
     /// <summary>Whether TIES elects signs by number instead of by sum; default false.</summary>
     public bool ByFrequency { get; init; }
 
+    /// <summary>Combine adapters that were made on different bases with a note instead of an error; default false.</summary>
+    public bool AcceptOtherBases { get; init; }
+
     /// <summary>Whether the method prunes, so that a density is needed.</summary>
     public bool Prunes => Method is not (CombineMethod.Linear or CombineMethod.Cat or CombineMethod.Svd);
 

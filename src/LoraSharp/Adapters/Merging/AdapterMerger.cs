@@ -31,8 +31,8 @@ public static class AdapterMerger
         RefuseQuantised(model);
         var names = new CheckpointNames(model);
         var edits = new TensorEdits(names, model.Tensors, adapters, options.Unmerge);
+        List<string> notes = options.Unmerge ? [] : RequireBase(model, adapters, options.AcceptOtherBases);
         var rounding = new RoundingStatistics();
-        var notes = new List<string>();
         using var grad = no_grad();
         CheckpointCopy.Write(model, output, new CopyPlan
         {
@@ -75,6 +75,17 @@ public static class AdapterMerger
             string name = stored switch { ElementType.BF16 => "bfloat16", ElementType.F16 => "float16", ElementType.F64 => "float64", _ => "float32" };
             config[config.ContainsKey("dtype") ? "dtype" : "torch_dtype"] = name;
         }
+    }
+
+    private static List<string> RequireBase(ModelSource model, IReadOnlyList<MergedAdapter> adapters, bool accepted)
+    {
+        if (adapters.All(a => a.Folder.Metadata.Count == 0))
+        {
+            return [];
+        }
+
+        BaseFingerprint fingerprint = BaseFingerprint.Of(model.Tensors);
+        return [.. adapters.Select(a => fingerprint.Compare(a.Folder.Metadata)?.Settle(a.Folder.Location, a.Folder.Config.BaseModel, accepted)).OfType<string>()];
     }
 
     private static void RefuseQuantised(ModelSource model)

@@ -13,6 +13,9 @@ public sealed record MergeOptions
     /// <summary>Take the adapters out of a merged model instead of putting them in; default false.</summary>
     public bool Unmerge { get; init; }
 
+    /// <summary>Merge adapters that were made on another base with a note instead of an error; default false. Taking out never asks.</summary>
+    public bool AcceptOtherBases { get; init; }
+
     /// <summary>Type to store floating-point tensors in; null keeps each tensor's own.</summary>
     public ElementType? StoredType { get; init; }
 }

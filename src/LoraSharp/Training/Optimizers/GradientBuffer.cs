@@ -67,6 +67,43 @@ public sealed class GradientBuffer : IDisposable
         using Tensor cleared = _flat.zero_();
     }
 
+    /// <summary>
+    /// Sets every gradient to −0, to learn from <see cref="Untouched"/> which of them a step reaches: −0 + x is x, and
+    /// −0 + 0 is +0 (IEEE 754, section 6.3), so that even a gradient that is zero everywhere (A's while B is zero)
+    /// leaves its trace.
+    /// </summary>
+    public void Mark()
+    {
+        using var none = no_grad();
+        using var scope = NewDisposeScope();
+        _flat.fill_(-0.0f);
+    }
+
+    /// <summary>
+    /// Float32 parameters that nothing was added to since <see cref="Mark"/>, not even zeros. Low-precision ones are
+    /// not told: their sums pass through another buffer.
+    /// </summary>
+    public IReadOnlyList<string> Untouched()
+    {
+        using var none = no_grad();
+        using var scope = NewDisposeScope();
+        Tensor still = _flat.signbit().logical_and_(_flat.eq(0));
+        var names = new List<string>();
+        long offset = 0;
+        foreach (TrainedParameter parameter in Parameters.OrderByDescending(p => p.IsMastered))
+        {
+            long count = parameter.Parameter.NumberOfElements;
+            if (!parameter.IsMastered && still.narrow(0, offset, count).all().item<bool>())
+            {
+                names.Add(parameter.Name);
+            }
+
+            offset += count;
+        }
+
+        return names;
+    }
+
     /// <summary>The global 2-norm as a scalar tensor the caller disposes: nothing waits for the device.</summary>
     public Tensor Norm()
     {
