@@ -142,7 +142,7 @@ public sealed class BatchGenerator(CausalLanguageModel model, Tokenizer? tokeniz
                 _stream?.Add(token);
             }
 
-            _reason = end || _stream?.Stopped == true ? FinishReason.Stop : FinishReason.Length;
+            _reason = end || _stream?.Stopped == true || _sampler.HasEnded ? FinishReason.Stop : FinishReason.Length;
             Ended = _reason == FinishReason.Stop || _tokens.Count >= _room;
         }
 

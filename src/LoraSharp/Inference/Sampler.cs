@@ -1,15 +1,18 @@
+using LoraSharp.Inference.Constraints;
+
 namespace LoraSharp.Inference;
 
 /// <summary>
 /// Chooses the tokens of one sequence. It has random numbers of its own, so that a sequence comes out the same whatever
 /// else is generated beside it.
 /// </summary>
-/// <remarks>Order: penalties, temperature, top-k, top-p, min-p, as transformers applies them.</remarks>
+/// <remarks>Order: constraint, penalties, temperature, top-k, top-p, min-p, as transformers applies them.</remarks>
 public sealed class Sampler
 {
     private readonly SamplingOptions _options;
     private readonly HashSet<int> _seen = [];
     private readonly Dictionary<int, int> _generated = [];
+    private readonly ConstraintState? _constraint;
     private ulong _state;
     private float[] _logits = [];
     private int[] _order = [];
@@ -23,6 +26,7 @@ public sealed class Sampler
         ArgumentNullException.ThrowIfNull(prompt);
         _options = options.Validate();
         _state = (ulong)options.Seed;
+        _constraint = options.Constraint is { } constraint ? new(constraint) : null;
         if (options.RepetitionPenalty != 1)
         {
             _seen.UnionWith(prompt);
@@ -32,11 +36,19 @@ public sealed class Sampler
     /// <summary>The options it was made with.</summary>
     public SamplingOptions Options => _options;
 
+    /// <summary>Whether the constraint lets nothing follow: the text is complete.</summary>
+    public bool HasEnded => _constraint?.HasEnded == true;
+
     /// <summary>The next token; it is counted as generated.</summary>
     /// <param name="logits">One a token of the vocabulary; not changed.</param>
     public int Next(ReadOnlySpan<float> logits)
     {
         int token = Choose(logits);
+        while (_constraint?.Vetoes(token) == true)
+        {
+            token = Choose(logits);
+        }
+
         Accept(token);
         return token;
     }
@@ -44,6 +56,7 @@ public sealed class Sampler
     /// <summary>Counts a token that was chosen elsewhere (e.g. by an argmax on the device).</summary>
     public void Accept(int token)
     {
+        _constraint?.Accept(token);
         if (_options.RepetitionPenalty != 1)
         {
             _seen.Add(token);
@@ -84,6 +97,7 @@ public sealed class Sampler
         }
 
         logits.CopyTo(_logits);
+        _constraint?.Apply(_logits);
         Penalize();
         return _options.Temperature == 0 ? ArgMax(_logits) : Draw();
     }

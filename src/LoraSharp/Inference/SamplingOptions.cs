@@ -1,4 +1,5 @@
 using LoraSharp.Formats;
+using LoraSharp.Inference.Constraints;
 
 namespace LoraSharp.Inference;
 
@@ -29,8 +30,11 @@ public sealed record SamplingOptions
     /// <summary>Seed of the random numbers: the same seed, options and logits give the same tokens.</summary>
     public long Seed { get; init; }
 
+    /// <summary>A form that the text must have: tokens that break it are never chosen; null for none.</summary>
+    public TokenConstraint? Constraint { get; init; }
+
     /// <summary>Whether the choice is the largest logit and nothing else.</summary>
-    public bool IsGreedy => Temperature == 0 && RepetitionPenalty == 1 && FrequencyPenalty == 0 && PresencePenalty == 0;
+    public bool IsGreedy => Temperature == 0 && RepetitionPenalty == 1 && FrequencyPenalty == 0 && PresencePenalty == 0 && Constraint is null;
 
     /// <summary>Fails with every value that is out of range.</summary>
     public SamplingOptions Validate()

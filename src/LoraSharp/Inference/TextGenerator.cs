@@ -40,7 +40,7 @@ public sealed class TextGenerator(CausalLanguageModel model, Tokenizer? tokenize
             bool end = !options.IgnoreEos && options.EosTokenIds.Contains(token);
             string piece = end || stream is null ? string.Empty : stream.Add(token);
             onToken?.Invoke(token, piece);
-            if (end || stream?.Stopped == true)
+            if (end || stream?.Stopped == true || sampler.HasEnded)
             {
                 reason = FinishReason.Stop;
                 break;

@@ -38,7 +38,7 @@ internal sealed class RunningSequence(InferenceRequest request, Tokenizer? token
         GenerationOptions options = Request.Options;
         bool end = !options.IgnoreEos && options.EosTokenIds.Contains(token);
         string text = end || _stream is null ? "" : _stream.Add(token);
-        FinishReason? finish = end || _stream?.Stopped == true ? FinishReason.Stop : Tokens.Count - Request.Prompt.Count >= Room ? FinishReason.Length : null;
+        FinishReason? finish = end || _stream?.Stopped == true || Sampler.HasEnded ? FinishReason.Stop : Tokens.Count - Request.Prompt.Count >= Room ? FinishReason.Length : null;
         if (finish is not null)
         {
             text += _stream?.Flush() ?? "";
