@@ -9,6 +9,9 @@ internal sealed class TrainingProgress(TextWriter output, bool live) : ITraining
 {
     private const int BarWidth = 24;
     private const int PipeLines = 16;
+
+    // Numbers of the objective that are worth a place on the line; metrics.jsonl has all of them.
+    private static readonly (string Metric, string Name)[] Shown = [("reward", "reward"), ("rewards/accuracies", "accuracy"), ("rewards/margins", "margin")];
     private int _drawn;
 
     /// <inheritdoc/>
@@ -28,7 +31,7 @@ internal sealed class TrainingProgress(TextWriter output, bool live) : ITraining
                 Line($"step {step.Step}/{step.TotalSteps}  {Numbers(step)}");
                 break;
             case Evaluated evaluated:
-                Line(string.Create(CultureInfo.InvariantCulture, $"step {evaluated.Step}  validation loss {evaluated.Loss:0.0000}  perplexity {evaluated.Perplexity:0.###}{(evaluated.IsBest ? "  (best)" : "")}"));
+                Line(string.Create(CultureInfo.InvariantCulture, $"step {evaluated.Step}  validation loss {evaluated.Loss:0.0000}{(evaluated.Perplexity is { } perplexity ? $"  perplexity {perplexity.ToString("0.###", CultureInfo.InvariantCulture)}" : "")}{Own(evaluated.Metrics)}{(evaluated.IsBest ? "  (best)" : "")}"));
                 break;
             case LossSpiked spike:
                 Line(string.Create(CultureInfo.InvariantCulture, $"step {spike.Step}  loss {spike.Loss:0.###} jumped above the usual {spike.Usual:0.###}; worst rows: {string.Join(", ", spike.Rows)}"));
@@ -72,5 +75,8 @@ internal sealed class TrainingProgress(TextWriter output, bool live) : ITraining
 
     private static string Numbers(StepCompleted step) => string.Create(
         CultureInfo.InvariantCulture,
-        $"loss {step.Loss:0.0000}  norm {step.GradNorm:0.00}  lr {step.LearningRate:0.0e+0}  {step.TokensPerSecond:N0} tok/s  ETA {(int)step.Remaining.TotalHours}:{step.Remaining:mm\\:ss}");
+        $"loss {step.Loss:0.0000}  norm {step.GradNorm:0.00}  lr {step.LearningRate:0.0e+0}{Own(step.Metrics)}  {step.TokensPerSecond:N0} tok/s  ETA {(int)step.Remaining.TotalHours}:{step.Remaining:mm\\:ss}");
+
+    private static string Own(IReadOnlyDictionary<string, double> metrics) =>
+        string.Concat(Shown.Where(s => metrics.ContainsKey(s.Metric)).Select(s => string.Create(CultureInfo.InvariantCulture, $"  {s.Name} {metrics[s.Metric]:0.###}")));
 }

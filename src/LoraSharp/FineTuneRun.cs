@@ -1,5 +1,8 @@
+using System.Diagnostics;
 using System.Globalization;
+using System.Runtime.CompilerServices;
 using System.Text.Json.Nodes;
+using System.Threading.Channels;
 using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Datasets;
@@ -16,6 +19,7 @@ using LoraSharp.Training.Data;
 using LoraSharp.Training.Fused;
 using LoraSharp.Training.Loss;
 using LoraSharp.Training.Preferences;
+using LoraSharp.Training.Rewards;
 using static TorchSharp.torch;
 
 namespace LoraSharp;
@@ -41,6 +45,18 @@ public sealed class FineTuneRun
         _clock = clock ?? TimeProvider.System;
     }
 
+    /// <summary>Judges sampled completions: when given, the run learns from rewards (GRPO) with the recipe's other <c>grpo</c> settings. Null: as the recipe says.</summary>
+    public TextReward? Reward { get; init; }
+
+    /// <summary>What is minimised, over the model with the adapter selected. Null: as the recipe and the kind of its rows say.</summary>
+    public Func<LoadedModel, TrainerOptions, ITrainingObjective>? Objective { get; init; }
+
+    /// <summary>Where micro-batches come from; disposed with the run. Null: the recipe's data. The recipe's validation is not read then.</summary>
+    public Func<LoadedModel, IBatchSource>? Source { get; init; }
+
+    /// <summary>Gives the validation rows anew for each evaluation, where <see cref="Source"/> is given. Null for none.</summary>
+    public Func<LoadedModel, IEnumerable<MicroBatch>>? SourceValidation { get; init; }
+
     /// <summary>Loads, trains, writes.</summary>
     /// <param name="observers">Hear of every step.</param>
     /// <param name="notes">Told what a user should know: rows that were cut, layers that are adapted, warnings.</param>
@@ -49,7 +65,7 @@ public sealed class FineTuneRun
     public FineTuneResult Execute(IReadOnlyList<ITrainingObserver>? observers = null, Action<string>? notes = null, CancellationToken cancellation = default)
     {
         notes ??= _ => { };
-        if (_recipe.Data.Train.Count == 0)
+        if (_recipe.Data.Train.Count == 0 && Source is null)
         {
             throw new LoraSharpException("data.train is missing: give a file, a folder or a list of them.");
         }
@@ -60,20 +76,21 @@ public sealed class FineTuneRun
         bool full = _recipe.Method == "full";
         using LoadedModel loaded = EngineSetup.Load(Engine(full));
         IReadOnlyList<NamedTensor> trainable = full ? [.. loaded.Model.Parameters.DistinctBy(p => p.Name)] : AddAdapter(loaded, notes);
-        DataOptions dataOptions = Data();
-        using TrainingData data = TrainingData.Load(dataOptions, loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation);
-        foreach (string warning in data.Report.Warnings())
+        using TrainingData? data = Source is null ? TrainingData.Load(Data(), loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation) : null;
+        foreach (string warning in data?.Report.Warnings() ?? [])
         {
             notes(warning);
         }
 
-        TrainerOptions options = Options(data);
         BatchOptions batches = Batches(loaded, data);
-        using IBatchSource source = Planner(data, batches);
-        using var metrics = new MetricsFile(folder.Metrics);
-        var curve = new LossCurve(folder.Metrics);
-        ITrainingObjective objective = Objective(loaded, data, options, batches, folder, notes);
+        using IBatchSource source = Source?.Invoke(loaded) ?? Planner(data!, batches);
+        TrainerOptions options = Options(source);
+        ITrainingObjective objective = Objective?.Invoke(loaded, options) ?? ObjectiveFor(loaded, data, options, batches, folder, notes);
         using var buffers = objective as IDisposable;
+        using var metrics = new MetricsFile(folder.Metrics);
+        using TensorBoardEvents? board = _recipe.Report.Tensorboard ? new TensorBoardEvents(folder.TensorBoard, _clock) : null;
+        using var telemetry = new TrainingTelemetry([new("lorasharp.run", Path.GetFileName(folder.Path)), new("lorasharp.model", _recipe.Model), new("lorasharp.method", _recipe.Method)], _clock);
+        var curve = new LossCurve(folder.Metrics);
         using var trainer = new Trainer(
             new TrainingSetup
             {
@@ -81,8 +98,8 @@ public sealed class FineTuneRun
                 Trainable = trainable,
                 MustLearn = full ? null : name => !name.Contains(".experts.", StringComparison.Ordinal),
                 Batches = source,
-                Validation = Validation(data, batches),
-                Observers = [metrics, curve, .. observers ?? []],
+                Validation = data is not null ? Validation(data, batches) : SourceValidation is { } rows ? () => rows(loaded) : null,
+                Observers = [metrics, curve, .. board is null ? Array.Empty<ITrainingObserver>() : [board], telemetry, .. observers ?? []],
                 Checkpoints = new CheckpointStore(folder.Checkpoints, _recipe.Training.KeepLast),
                 WriteModel = full ? null : target => Write(loaded, target, full),
                 Recipe = Fingerprint(),
@@ -90,17 +107,79 @@ public sealed class FineTuneRun
             },
             options);
         TrainingResult result = trainer.Run(cancellation);
-        curve.Draw(folder.Plot, $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(_recipe.Model))}, {_recipe.Method}");
+        curve.Draw(folder.Plot, $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(_recipe.Model))}, {_recipe.Method}", objective.IsLikelihood);
+        long parameters = trainable.Sum(t => t.Value.NumberOfElements);
+        long peak = PeakMemory();
         if (result.End == TrainingEnd.Interrupted)
         {
-            return new FineTuneResult(result, folder.Path, trainable.Sum(t => t.Value.NumberOfElements), Complete: false);
+            return new FineTuneResult(result, folder.Path, parameters, Complete: false) { PeakMemory = peak };
         }
 
         Write(loaded, folder.Path, full);
-        long parameters = trainable.Sum(t => t.Value.NumberOfElements);
-        AtomicFile.WriteText(folder.Card, ModelCard.Write(_recipe, loaded.Source.Config, data.Report, result, parameters, curve.FirstLoss, _clock.GetUtcNow()));
+        AtomicFile.WriteText(folder.Card, new ModelCard
+        {
+            Recipe = _recipe,
+            Config = loaded.Source.Config,
+            Data = data?.Report,
+            Size = data is null ? null : (data.Train.Count, Enumerable.Range(0, data.Train.Count).Sum(i => (long)data.Train.Length(i))),
+            Result = result,
+            Parameters = parameters,
+            FirstLoss = curve.FirstLoss,
+            LastMetrics = curve.LastMetrics,
+            IsLikelihood = objective.IsLikelihood,
+            Device = loaded.Model.Device.ToString(),
+            DType = loaded.Model.DType == ScalarType.BFloat16 ? "bfloat16" : "float32",
+            PeakMemory = peak,
+            Date = _clock.GetUtcNow(),
+        }.ToMarkdown());
         folder.Complete();
-        return new FineTuneResult(result, folder.Path, parameters, Complete: true);
+        return new FineTuneResult(result, folder.Path, parameters, Complete: true) { PeakMemory = peak };
+    }
+
+    /// <summary>
+    /// The same as a stream: trains on a thread of its own and gives each event as it happens. Cancelling, or leaving the loop
+    /// early, ends the run after the step it is in, with a checkpoint; a run that fails throws out of the loop.
+    /// </summary>
+    /// <param name="notes">Told what a user should know; called on the training thread.</param>
+    /// <param name="cancellation">Ends the run; the last event is then a <see cref="TrainingEnded"/> that says how to go on.</param>
+    public async IAsyncEnumerable<TrainingEvent> StreamAsync(Action<string>? notes = null, [EnumeratorCancellation] CancellationToken cancellation = default)
+    {
+        var events = Channel.CreateUnbounded<TrainingEvent>(new UnboundedChannelOptions { SingleReader = true, SingleWriter = true });
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        // Tensors stay on one thread; the events that leave it hold numbers and texts only.
+        Task run = Task.Factory.StartNew(
+            () =>
+            {
+                try
+                {
+                    Execute([new EventWriter(events.Writer)], notes, stop.Token);
+                }
+                finally
+                {
+                    events.Writer.Complete();
+                }
+            },
+            CancellationToken.None,
+            TaskCreationOptions.LongRunning,
+            TaskScheduler.Default);
+        try
+        {
+            await foreach (TrainingEvent happened in events.Reader.ReadAllAsync(CancellationToken.None).ConfigureAwait(false))
+            {
+                yield return happened;
+            }
+        }
+        finally
+        {
+            await stop.CancelAsync().ConfigureAwait(false);
+            await run.ConfigureAwait(false);
+        }
+    }
+
+    private static long PeakMemory()
+    {
+        using var process = Process.GetCurrentProcess();
+        return process.PeakWorkingSet64;
     }
 
     internal EngineOptions Engine(bool full)
@@ -220,7 +299,7 @@ public sealed class FineTuneRun
         _ => throw new LoraSharpException($"data.format is '{name}'. Expected auto, chat, alpaca, prompt_completion, text, preference, kto or tokenized."),
     };
 
-    internal TrainerOptions Options(TrainingData data)
+    internal TrainerOptions Options(IBatchSource source)
     {
         TrainingRecipe t = _recipe.Training;
         var options = new TrainerOptions
@@ -256,14 +335,13 @@ public sealed class FineTuneRun
             SaveInterval = t.SaveSteps,
             KeepLast = t.KeepLast,
             EarlyStoppingPatience = t.EarlyStopping,
-            LoadBestAtEnd = t.EarlyStopping > 0,
+            LoadBestAtEnd = t.LoadBest || t.EarlyStopping > 0,
             EmaDecay = t.EmaDecay,
         };
         if (t.SaveSteps == 0)
         {
             // About ten checkpoints in a run, so that a crash costs at most a tenth of it.
-            using IBatchSource once = Planner(data, Batches(null, data));
-            long total = t.MaxSteps > 0 ? t.MaxSteps : once.TotalSteps ?? (long)Math.Ceiling(t.Epochs * (once.StepsPerEpoch ?? 0));
+            long total = t.MaxSteps > 0 ? t.MaxSteps : source.TotalSteps ?? (long)Math.Ceiling(t.Epochs * (source.StepsPerEpoch ?? 0));
             options = options with { SaveInterval = Math.Max(1, total / 10) };
         }
 
@@ -272,11 +350,12 @@ public sealed class FineTuneRun
 
     /// <summary>What the recipe says about batches.</summary>
     /// <param name="loaded">The model, for the id that padding holds; null for 0.</param>
-    /// <param name="data">The rows: tokenized, preference and KTO rows are not packed.</param>
-    public BatchOptions Batches(LoadedModel? loaded, TrainingData data)
+    /// <param name="data">The rows: tokenized, preference and KTO rows are not packed; null when they are the caller's.</param>
+    public BatchOptions Batches(LoadedModel? loaded, TrainingData? data)
     {
         bool onGpu = EngineSetup.FindDevice(_recipe.Device).type == TorchSharp.DeviceType.CUDA;
-        bool tokenized = data.Report.Sources.Any(s => s.Format == DatasetFormat.Tokenized.Name());
+        // A tokenized line is one row of a micro-batch as it stands; completions are sampled of one prompt a row.
+        bool packs = _recipe.Data.Packing && data is { Kind: ExampleKind.Plain } && !LearnsFromRewards && !data.Report.Sources.Any(s => s.Format == DatasetFormat.Tokenized.Name());
         return new BatchOptions
         {
             BatchSize = _recipe.Training.BatchSize,
@@ -285,11 +364,10 @@ public sealed class FineTuneRun
             MaxSteps = _recipe.Training.MaxSteps,
             Shuffle = _recipe.Data.Shuffle,
             Seed = (ulong)_recipe.Training.Seed,
-            // A tokenized line is one row of a micro-batch as it stands.
-            Packing = _recipe.Data.Packing && !tokenized && data.Kind == ExampleKind.Plain,
+            Packing = packs,
             MaxLength = _recipe.Data.MaxLength,
             // One shape for all, so that a GPU's step can be captured once.
-            PadToMaxLength = onGpu && _recipe.Data.Packing && !tokenized && data.Kind == ExampleKind.Plain,
+            PadToMaxLength = onGpu && packs,
             GroupByLength = _recipe.Data.GroupByLength,
             PadTokenId = loaded is null ? 0 : loaded.TokenizerOrNull?.PadTokenId ?? 0,
         };
@@ -309,20 +387,37 @@ public sealed class FineTuneRun
         _ => () => BatchPlanner.InOrder(rows, options.BatchSize, options.PadTokenId),
     };
 
-    private ITrainingObjective Objective(LoadedModel loaded, TrainingData data, TrainerOptions options, BatchOptions batches, RunFolder folder, Action<string> notes)
+    private bool LearnsFromRewards => Reward is not null || _recipe.Grpo.Reward != "none";
+
+    private ITrainingObjective ObjectiveFor(LoadedModel loaded, TrainingData? data, TrainerOptions options, BatchOptions batches, RunFolder folder, Action<string> notes)
     {
         PreferenceRecipe p = _recipe.Preference;
-        if (data.Kind == ExampleKind.Plain)
+        ExampleKind kind = data?.Kind ?? ExampleKind.Plain;
+        if (LearnsFromRewards)
+        {
+            if (_recipe.Data.TrainOn == "all" || data?.Report.Sources.Any(s => s.Format == DatasetFormat.Text.Name()) == true)
+            {
+                throw new LoraSharpException("grpo samples the answers to prompts. Expected rows with a prompt and a completion (or conversations) and data.train_on: assistant or completions; found running text, or train_on: all.");
+            }
+
+            return kind == ExampleKind.Plain && p.Loss == "none"
+                ? Rewarded(loaded, options)
+                : throw new LoraSharpException(p.Loss != "none"
+                    ? $"grpo.reward and preference.loss ({p.Loss}) are both set. Expected one of them: rewards are learned from sampled completions, preferences from given ones."
+                    : $"grpo.reward is set, but the rows are of the kind {kind}. Expected rows with a prompt and the right completion.");
+        }
+
+        if (kind == ExampleKind.Plain)
         {
             return p.Loss == "none"
                 ? LanguageModeling(loaded, _recipe.Method == "full" ? null : loaded.Adapters[AdapterSet.DefaultName], options, batches, notes)
                 : throw new LoraSharpException($"preference.loss is {p.Loss}, but the rows are no preferences. Expected rows with chosen and rejected (or label, for kto), or preference.loss: none.");
         }
 
-        string loss = p.Loss != "none" ? p.Loss : data.Kind == ExampleKind.Kto ? "kto" : "dpo";
-        if ((loss == "kto") != (data.Kind == ExampleKind.Kto))
+        string loss = p.Loss != "none" ? p.Loss : kind == ExampleKind.Kto ? "kto" : "dpo";
+        if ((loss == "kto") != (kind == ExampleKind.Kto))
         {
-            throw new LoraSharpException($"preference.loss is {loss}, but the rows are of the kind {data.Kind}. kto learns from single answers with a label, the others from pairs of chosen and rejected.");
+            throw new LoraSharpException($"preference.loss is {loss}, but the rows are of the kind {kind}. kto learns from single answers with a label, the others from pairs of chosen and rejected.");
         }
 
         if (_recipe.Method == "full")
@@ -337,7 +432,31 @@ public sealed class FineTuneRun
             LabelSmoothing = p.LabelSmoothing,
             Gamma = p.Gamma,
         };
-        return new PreferenceObjective(loaded.Model, preference, options, loaded.Adapters.Disable, Noise(loaded, options), new ReferenceCache(Path.Combine(folder.Path, "reference.bin"), _recipe.Model));
+        return new PreferenceObjective(loaded.Model, preference, options, loaded.Adapters.Disable, Noise(loaded, options), new ReferenceCache(Path.Combine(folder.Path, "reference.bin"), ReferenceIdentity(loaded)));
+    }
+
+    // What log-probabilities of the reference depend on besides the row.
+    private string ReferenceIdentity(LoadedModel loaded) =>
+        string.Join('|', _recipe.Model, loaded.Model.DType, _recipe.Method == "qlora" ? RecipeWriter.Settings(_recipe).Where(s => s.Key.StartsWith("quantization.", StringComparison.Ordinal)).Select(s => s.Value).Prepend("qlora") : ["lora"]);
+
+    private GrpoObjective Rewarded(LoadedModel loaded, TrainerOptions options)
+    {
+        GrpoRecipe g = _recipe.Grpo;
+        if (_recipe.Method == "full" && g.Beta > 0)
+        {
+            throw new LoraSharpException("grpo.beta pulls to the base, which full fine-tuning changes. Expected method: lora or qlora, whose base stays, or grpo.beta: 0.");
+        }
+
+        if (_recipe.Adapter.Dropout > 0 || _recipe.Training.NeftuneAlpha > 0)
+        {
+            throw new LoraSharpException("grpo needs the sampled and the trained distribution to be the same. Expected adapter.dropout: 0 and training.neftune_alpha: 0.");
+        }
+
+        TextReward reward = Reward ?? (g.Reward == "regex"
+            ? TextRewards.ByPattern(g.Pattern ?? throw new LoraSharpException("grpo.pattern is missing: grpo.reward is regex. Expected a regular expression that a right completion matches."))
+            : (_, reference, completion) => TextRewards.ExactMatch(reference, completion));
+        var grpo = new GrpoOptions { GroupSize = g.GroupSize, MaxTokens = g.MaxTokens, Temperature = g.Temperature, Beta = g.Beta, ScaleRewards = g.ScaleRewards };
+        return new GrpoObjective(loaded.Model, grpo, options, GroupSampling.From(loaded), TextRewards.Decoded(reward, loaded.Tokenizer), loaded.Adapters.Disable);
     }
 
     /// <summary>Next-token prediction, by the fused step where it fits.</summary>
@@ -407,7 +526,7 @@ public sealed class FineTuneRun
     // What must be equal for a run to be gone on with: everything but where it is written and how long it is kept.
     private JsonObject Fingerprint()
     {
-        Recipe same = _recipe with { Output = "", Overwrite = false, Device = "", Sweep = new(), Training = _recipe.Training with { KeepLast = 1 } };
+        Recipe same = _recipe with { Output = "", Overwrite = false, Device = "", Report = new(), Sweep = new(), Training = _recipe.Training with { KeepLast = 1 } };
         return new JsonObject(RecipeWriter.Settings(same).Select(s => KeyValuePair.Create(s.Key, (JsonNode?)JsonValue.Create(s.Value))));
     }
 
@@ -422,4 +541,14 @@ public sealed class FineTuneRun
 /// <param name="Folder">The run folder.</param>
 /// <param name="TrainedParameters">How many numbers were trained.</param>
 /// <param name="Complete">False when it was interrupted: starting it again goes on.</param>
-public sealed record FineTuneResult(TrainingResult Training, string Folder, long TrainedParameters, bool Complete);
+public sealed record FineTuneResult(TrainingResult Training, string Folder, long TrainedParameters, bool Complete)
+{
+    /// <summary>Largest resident memory of the process so far, bytes.</summary>
+    public long PeakMemory { get; init; }
+}
+
+/// <summary>Passes events on to another thread.</summary>
+internal sealed class EventWriter(ChannelWriter<TrainingEvent> events) : ITrainingObserver
+{
+    public void On(TrainingEvent happened) => events.TryWrite(happened);
+}

@@ -9,6 +9,9 @@ internal sealed class LossCurve(string metricsPath) : ITrainingObserver
     private readonly List<(long Step, double Loss)> _training = [];
     private readonly List<(long Step, double Loss)> _validation = [];
 
+    /// <summary>The objective's own numbers at the last step.</summary>
+    public IReadOnlyDictionary<string, double> LastMetrics { get; private set; } = new Dictionary<string, double>();
+
     /// <summary>Loss of the first step.</summary>
     public double? FirstLoss => _training.Count > 0 ? _training[0].Loss : null;
 
@@ -22,6 +25,7 @@ internal sealed class LossCurve(string metricsPath) : ITrainingObserver
                 break;
             case StepCompleted step:
                 _training.Add((step.Step, step.Loss));
+                LastMetrics = step.Metrics;
                 break;
             case Evaluated evaluated:
                 _validation.Add((evaluated.Step, evaluated.Loss));
@@ -30,7 +34,7 @@ internal sealed class LossCurve(string metricsPath) : ITrainingObserver
     }
 
     /// <summary>Writes the plot.</summary>
-    public void Draw(string path, string title) => LossPlot.Write(path, title, _training, _validation);
+    public void Draw(string path, string title, bool isLikelihood = true) => LossPlot.Write(path, title, _training, _validation, isLikelihood ? "loss (nats a token)" : "loss");
 
     private void ReadEarlier(long upTo)
     {

@@ -11,14 +11,15 @@ public static class LossPlot
     /// <param name="title">Above the plot.</param>
     /// <param name="training">Step and training loss, in order.</param>
     /// <param name="validation">Step and validation loss, in order; may be empty.</param>
-    public static void Write(string path, string title, IReadOnlyList<(long Step, double Loss)> training, IReadOnlyList<(long Step, double Loss)> validation)
+    /// <param name="unit">Beside the vertical axis.</param>
+    public static void Write(string path, string title, IReadOnlyList<(long Step, double Loss)> training, IReadOnlyList<(long Step, double Loss)> validation, string unit = "loss (nats a token)")
     {
         ArgumentNullException.ThrowIfNull(training);
         ArgumentNullException.ThrowIfNull(validation);
         var plot = new Plot();
         plot.Title(title);
         plot.XLabel("optimizer step");
-        plot.YLabel("loss (nats a token)");
+        plot.YLabel(unit);
         if (training.Count > 0)
         {
             double[] steps = [.. training.Select(p => (double)p.Step)];

@@ -18,6 +18,8 @@ internal sealed class RunFolder(string path)
 
     public string Checkpoints => System.IO.Path.Combine(Path, "checkpoints");
 
+    public string TensorBoard => System.IO.Path.Combine(Path, "tensorboard");
+
     private string RecipePath => System.IO.Path.Combine(Path, RecipeName);
 
     private string CompleteMark => System.IO.Path.Combine(Path, ".complete");
@@ -52,9 +54,9 @@ internal sealed class RunFolder(string path)
         if (recipe.Overwrite)
         {
             File.Delete(CompleteMark);
-            if (ours && Directory.Exists(Checkpoints))
+            foreach (string old in ours ? new[] { Checkpoints, TensorBoard }.Where(Directory.Exists) : [])
             {
-                Directory.Delete(Checkpoints, recursive: true);
+                Directory.Delete(old, recursive: true);
             }
         }
 

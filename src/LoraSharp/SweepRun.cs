@@ -36,7 +36,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
         using TrainingData data = LoadData(loaded, notes, cancellation);
         using SweepTest? test = recipe.Sweep.Test is { } path ? SweepTest.Load(recipe.Sweep, _run.Data(), _run.Resolve(path), loaded) : null;
         BatchOptions batches = _run.Batches(loaded, data);
-        TrainerOptions options = _run.Options(data) with { MaxSteps = Steps(data, batches) };
+        TrainerOptions options = Options(data, batches);
         IReadOnlyList<SweepTrial> trials = SweepGrid.Trials(recipe.Sweep, _run.Adapter(), recipe.Adapter.Targets, options);
         SweepTrial[] adapters = [.. trials.Where(t => !t.IsFull)];
         var context = new Context(folder, data, batches, options, test, trials.Count, progress, notes, cancellation);
@@ -72,9 +72,9 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
             throw new LoraSharpException("method is full: a sweep is over adapters that share a frozen base. Use lora or qlora; sweep.full_learning_rates adds full fine-tuning to compare with.");
         }
 
-        if (recipe.Preference.Loss != "none")
+        if (recipe.Preference.Loss != "none" || recipe.Grpo.Reward != "none")
         {
-            throw new LoraSharpException($"preference.loss is {recipe.Preference.Loss}: a sweep trains on the likelihood of completions only. Leave it out.");
+            throw new LoraSharpException($"{(recipe.Grpo.Reward != "none" ? $"grpo.reward is {recipe.Grpo.Reward}" : $"preference.loss is {recipe.Preference.Loss}")}: a sweep trains on the likelihood of completions only. Leave it out.");
         }
 
         if (recipe.Adapter.InitFrom is { } from)
@@ -105,10 +105,12 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
         return data;
     }
 
-    private long Steps(TrainingData data, BatchOptions batches)
+    // Trials share a schedule, so its length is settled before they begin.
+    private TrainerOptions Options(TrainingData data, BatchOptions batches)
     {
         using IBatchSource source = FineTuneRun.Planner(data, batches);
-        return recipe.Training.MaxSteps > 0 ? recipe.Training.MaxSteps : source.TotalSteps ?? (long)Math.Ceiling(recipe.Training.Epochs * (source.StepsPerEpoch ?? 1));
+        TrainerOptions options = _run.Options(source);
+        return options.MaxSteps > 0 ? options : options with { MaxSteps = source.TotalSteps ?? (long)Math.Ceiling(options.Epochs * (source.StepsPerEpoch ?? 1)) };
     }
 
     // The fused step keeps a GPU busy with one adapter; everything else gains by sharing the base's products.

@@ -88,6 +88,86 @@ public sealed class FineTuneRunTests : IDisposable
         Assert.Equal("words", File.ReadAllText(Path.Combine(_folder.FullName, "mine", "thesis.txt")));
     }
 
+    [Fact]
+    public async Task A_run_is_a_stream_of_events()
+    {
+        var events = new List<TrainingEvent>();
+        await foreach (TrainingEvent happened in new FineTuneRun(RecipeOf("lora", "stream")).StreamAsync(cancellation: TestContext.Current.CancellationToken))
+        {
+            events.Add(happened);
+        }
+
+        Assert.IsType<TrainingStarted>(events[0]);
+        Assert.Equal(Enumerable.Range(1, 12).Select(i => (long)i), events.OfType<StepCompleted>().Select(s => s.Step));
+        Assert.Equal(TrainingEnd.Completed, Assert.IsType<TrainingEnded>(events[^1]).End);
+        Assert.True(File.Exists(Path.Combine(_folder.FullName, "stream", "adapter_model.safetensors")));
+    }
+
+    [Fact]
+    public async Task Leaving_the_stream_saves_and_a_second_one_goes_on()
+    {
+        Recipe recipe = RecipeOf("lora", "left");
+        await foreach (TrainingEvent happened in new FineTuneRun(recipe).StreamAsync(cancellation: TestContext.Current.CancellationToken))
+        {
+            if (happened is StepCompleted { Step: 3 })
+            {
+                break;
+            }
+        }
+
+        var events = new List<TrainingEvent>();
+        await foreach (TrainingEvent happened in new FineTuneRun(recipe).StreamAsync(cancellation: TestContext.Current.CancellationToken))
+        {
+            events.Add(happened);
+        }
+
+        TrainingStarted started = Assert.IsType<TrainingStarted>(events[0]);
+        Assert.NotNull(started.ResumedFrom);
+        Assert.InRange(started.Step, 3, 11);
+        Assert.Equal(TrainingEnd.Completed, Assert.IsType<TrainingEnded>(events[^1]).End);
+    }
+
+    [Fact]
+    public async Task A_cancelled_stream_ends_with_how_to_go_on_and_a_failed_one_throws()
+    {
+        using var stop = new CancellationTokenSource();
+        var events = new List<TrainingEvent>();
+        await foreach (TrainingEvent happened in new FineTuneRun(RecipeOf("lora", "cancelled")).StreamAsync(cancellation: stop.Token))
+        {
+            events.Add(happened);
+            if (happened is StepCompleted { Step: 2 })
+            {
+                await stop.CancelAsync();
+            }
+        }
+
+        TrainingEnded ended = Assert.IsType<TrainingEnded>(events[^1]);
+        Assert.Equal(TrainingEnd.Interrupted, ended.End);
+        Assert.Contains("run the same command again", ended.Message);
+        Recipe missing = RecipeOf("lora", "missing") with { Model = "nowhere/nothing" };
+        await Assert.ThrowsAnyAsync<LoraSharpException>(async () =>
+        {
+            await foreach (TrainingEvent _ in new FineTuneRun(missing).StreamAsync(cancellation: TestContext.Current.CancellationToken))
+            {
+            }
+        });
+    }
+
+    [Fact]
+    public void The_card_tells_data_recipe_versions_and_results()
+    {
+        Recipe recipe = RecipeOf("lora", "card");
+        string folder = new FineTuneRun(recipe with { Report = new ReportRecipe { Tensorboard = true } }).Execute(cancellation: TestContext.Current.CancellationToken).Folder;
+
+        string card = File.ReadAllText(Path.Combine(folder, "README.md"));
+        foreach (string told in (string[])["base_model_relation: adapter", "## Data", "`lora.jsonl` | 24 rows (tokenized)", "## Results", "at the first step", "## Made with", "TorchSharp | 0.107", ".NET 10", "cpu, base in float32", "GB resident", "## Recipe", "  learning_rate: "])
+        {
+            Assert.Contains(told, card);
+        }
+
+        Assert.Single(Directory.GetFiles(Path.Combine(folder, "tensorboard")));
+    }
+
     private Recipe RecipeOf(string name, string output)
     {
         string folder = Fixtures.Path("training/" + name);

@@ -18,10 +18,18 @@ public sealed class BatchGenerator(CausalLanguageModel model, Tokenizer? tokeniz
     /// <summary>Continues each prompt; the results are in their order.</summary>
     /// <param name="prompts">Token ids, at least one each.</param>
     /// <param name="options">Shared by all; row i samples with seed + i.</param>
-    public IReadOnlyList<GeneratedText> Generate(IReadOnlyList<IReadOnlyList<int>> prompts, GenerationOptions options)
+    public IReadOnlyList<GeneratedText> Generate(IReadOnlyList<IReadOnlyList<int>> prompts, GenerationOptions options) => Sample(prompts, 1, options);
+
+    /// <summary>Continues each prompt several times; a prompt is run once for all of its continuations.</summary>
+    /// <param name="prompts">Token ids, at least one each.</param>
+    /// <param name="count">Continuations of each.</param>
+    /// <param name="options">Shared by all; the i-th continuation, those of a prompt side by side, samples with seed + i.</param>
+    /// <returns>Continuations, those of a prompt side by side.</returns>
+    public IReadOnlyList<GeneratedText> Sample(IReadOnlyList<IReadOnlyList<int>> prompts, int count, GenerationOptions options)
     {
         ArgumentNullException.ThrowIfNull(prompts);
         ArgumentNullException.ThrowIfNull(options);
+        ArgumentOutOfRangeException.ThrowIfLessThan(count, 1);
         options.Validate();
         int longest = prompts.Count == 0 ? 0 : prompts.Max(p => p.Count);
         if (prompts.Count == 0 || prompts.Any(p => p.Count == 0))
@@ -29,34 +37,51 @@ public sealed class BatchGenerator(CausalLanguageModel model, Tokenizer? tokeniz
             return prompts.Count == 0 ? [] : throw new LoraSharpException("A prompt has no tokens.");
         }
 
+        (IReadOnlyList<int> Prompt, GenerationOptions Options)[] asked =
+            [.. Enumerable.Range(0, prompts.Count * count).Select(i => (prompts[i / count], options with { Sampling = options.Sampling with { Seed = options.Sampling.Seed + i } }))];
         if (model.InvalidatesCache(prompts.Min(p => p.Count), longest + options.MaxTokens))
         {
             // Rows would switch their frequencies at different steps.
             var single = new TextGenerator(model, tokenizer);
-            return [.. prompts.Select((p, i) => single.Generate(p, options with { Sampling = options.Sampling with { Seed = options.Sampling.Seed + i } }))];
+            return [.. asked.Select(a => single.Generate(a.Prompt, a.Options))];
         }
 
-        Row[] rows = [.. prompts.Select((p, i) => new Row(p, options with { Sampling = options.Sampling with { Seed = options.Sampling.Seed + i } }, tokenizer, model.Config.Positions?.Count))];
+        Row[] rows = [.. asked.Select(a => new Row(a.Prompt, a.Options, tokenizer, model.Config.Positions?.Count))];
+        Run(prompts, rows, longest, options.MaxTokens);
+        return [.. rows.Select(r => r.Result())];
+    }
+
+    private void Run(IReadOnlyList<IReadOnlyList<int>> prompts, Row[] rows, int longest, int maxTokens)
+    {
         using var scope = NewDisposeScope();
         using var frozen = no_grad();
-        Tensor mask = Matrix(rows, longest, (row, column) => column >= longest - row.Prompt.Count ? 1 : 0);
-        using var cache = new KeyValueCache(model.LayerCount, mask, longest + Math.Min(options.MaxTokens, 1024));
-        Tensor ids = Matrix(rows, longest, (row, column) => column >= longest - row.Prompt.Count ? row.Prompt[column - longest + row.Prompt.Count] : 0);
-        Tensor positions = Matrix(rows, longest, (row, column) => Math.Max(0, column - longest + row.Prompt.Count));
-        while (true)
+        int Begin(int prompt) => longest - prompts[prompt].Count;
+        Tensor mask = Matrix(prompts.Count, longest, (i, column) => column >= Begin(i) ? 1 : 0);
+        using var cache = new KeyValueCache(model.LayerCount, mask, longest + Math.Min(maxTokens, 1024));
+        using (NewDisposeScope())
+        {
+            Tensor ids = Matrix(prompts.Count, longest, (i, column) => column >= Begin(i) ? prompts[i][column - Begin(i)] : 0);
+            Tensor positions = Matrix(prompts.Count, longest, (i, column) => Math.Max(0, column - Begin(i)));
+            Step(rows, Last(ids, positions, cache));
+        }
+
+        if (rows.Length > prompts.Count)
+        {
+            cache.RepeatRows(rows.Length / prompts.Count);
+        }
+
+        while (!Array.TrueForAll(rows, r => r.Ended))
         {
             using var step = NewDisposeScope();
-            Step(rows, model.Logits(model.Hidden(ids, positions, cache).narrow(1, ids.shape[1] - 1, 1)).squeeze(1));
-            if (Array.TrueForAll(rows, r => r.Ended))
-            {
-                return [.. rows.Select(r => r.Result())];
-            }
-
-            ids = Matrix(rows, 1, (row, _) => row.Last).MoveToOuterDisposeScope();
-            positions = Matrix(rows, 1, (row, _) => row.Position).MoveToOuterDisposeScope();
+            Step(rows, Last(Matrix(rows.Length, 1, (i, _) => rows[i].Last), Matrix(rows.Length, 1, (i, _) => rows[i].Position), cache));
         }
     }
 
+    // Logits after the last token of each row.
+    private Tensor Last(Tensor ids, Tensor positions, KeyValueCache cache) =>
+        model.Logits(model.Hidden(ids, positions, cache).narrow(1, ids.shape[1] - 1, 1)).squeeze(1);
+
+    // Of the prompts' logits a row serves all continuations of its prompt.
     private static unsafe void Step(Row[] rows, Tensor logits)
     {
         if (Array.TrueForAll(rows, r => r.IsGreedy))
@@ -73,23 +98,24 @@ public sealed class BatchGenerator(CausalLanguageModel model, Tokenizer? tokeniz
 
         Tensor host = logits.to(ScalarType.Float32).cpu().contiguous();
         int v = checked((int)host.shape[1]);
+        long share = rows.Length / host.shape[0];
         float* values = (float*)AtenTensor.DataPointer(host);
         for (int i = 0; i < rows.Length; i++)
         {
-            rows[i].Take(new ReadOnlySpan<float>(values + ((long)i * v), v));
+            rows[i].Take(new ReadOnlySpan<float>(values + (i / share * v), v));
         }
     }
 
-    private Tensor Matrix(Row[] rows, int width, Func<Row, int, long> value)
+    private Tensor Matrix(int rows, int width, Func<int, int, long> value)
     {
-        long[] flat = new long[rows.Length * width];
+        long[] flat = new long[rows * width];
         for (int i = 0; i < flat.Length; i++)
         {
-            flat[i] = value(rows[i / width], i % width);
+            flat[i] = value(i / width, i % width);
         }
 
         using Tensor host = tensor(flat);
-        return host.view(rows.Length, width).to(model.Device);
+        return host.view(rows, width).to(model.Device);
     }
 
     private sealed class Row

@@ -124,7 +124,7 @@ public sealed class Sampler
             largest = Math.Max(largest, logit);
         }
 
-        // exp((logit - max) / T), of which candidates are kept sorted by likelihood; ties by id, so that runs repeat.
+        // exp((logit - max) / T), of the candidates.
         int count = 0;
         double floor = _options.MinP > 0 ? Math.Log(_options.MinP) : double.NegativeInfinity;
         for (int i = 0; i < _logits.Length; i++)
@@ -140,8 +140,13 @@ public sealed class Sampler
         }
 
         Span<int> candidates = _order.AsSpan(0, count);
-        float[] scores = _logits;
-        candidates.Sort((a, b) => scores[b] != scores[a] ? scores[b].CompareTo(scores[a]) : a.CompareTo(b));
+        if (_options.TopK > 0 || _options.TopP < 1)
+        {
+            // Ties by id, so that runs repeat. Where nothing is cut off by rank, any order will do: sorting a vocabulary costs more than all the rest.
+            float[] scores = _logits;
+            candidates.Sort((a, b) => scores[b] != scores[a] ? scores[b].CompareTo(scores[a]) : a.CompareTo(b));
+        }
+
         if (_options.TopK > 0 && _options.TopK < count)
         {
             candidates = candidates[.._options.TopK];

@@ -12,7 +12,7 @@ namespace LoraSharp.Layers;
 public sealed class KeyValueCache : AttentionContext, IDisposable
 {
     private readonly LayerCache[] _layers;
-    private readonly Tensor? _promptMask;
+    private Tensor? _promptMask;
     private readonly int _capacity;
     private readonly Dictionary<(long, long, int), Tensor> _masks = [];
 
@@ -86,6 +86,24 @@ public sealed class KeyValueCache : AttentionContext, IDisposable
         {
             cache.Seen = Math.Min(cache.Seen, length);
         }
+    }
+
+    /// <summary>
+    /// Goes on with every row <paramref name="count"/> times, copies side by side: several continuations of a prompt that was
+    /// run once.
+    /// </summary>
+    public void RepeatRows(int count)
+    {
+        using var scope = NewDisposeScope();
+        foreach (LayerCache cache in _layers)
+        {
+            cache.RepeatRows(count);
+        }
+
+        Tensor? before = _promptMask;
+        _promptMask = before?.repeat_interleave(count, 0).DetachFromDisposeScope();
+        before?.Dispose();
+        ForgetMasks();
     }
 
     /// <summary>Frees the buffers.</summary>
@@ -192,6 +210,15 @@ public sealed class KeyValueCache : AttentionContext, IDisposable
             _keys.narrow(2, held, s).copy_(key);
             _values!.narrow(2, held, s).copy_(value);
             Seen += s;
+        }
+
+        public void RepeatRows(int count)
+        {
+            (Tensor? keys, Tensor? values) = (_keys, _values);
+            _keys = keys?.repeat_interleave(count, 0).DetachFromDisposeScope();
+            _values = values?.repeat_interleave(count, 0).DetachFromDisposeScope();
+            keys?.Dispose();
+            values?.Dispose();
         }
 
         public void Dispose()

@@ -45,6 +45,12 @@ public sealed record Recipe
     /// <summary>Learning from preferences instead of texts.</summary>
     public PreferenceRecipe Preference { get; init; } = new();
 
+    /// <summary>Learning from rewards instead of texts.</summary>
+    public GrpoRecipe Grpo { get; init; } = new();
+
+    /// <summary>What is written besides the usual.</summary>
+    public ReportRecipe Report { get; init; } = new();
+
     /// <summary>How the base is quantised.</summary>
     public QuantizationRecipe Quantization { get; init; } = new();
 
@@ -379,6 +385,10 @@ public sealed record TrainingRecipe
     [Description("Stop after this many evaluations without a lower loss; 0 never.")]
     [Range(0, int.MaxValue)]
     public int EarlyStopping { get; init; }
+
+    /// <summary>Best weights.</summary>
+    [Description("End with the weights of the lowest validation loss instead of the last ones; early_stopping does so anyway.")]
+    public bool LoadBest { get; init; }
 }
 
 /// <summary>Learning from preferences.</summary>

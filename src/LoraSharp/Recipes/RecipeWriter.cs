@@ -68,7 +68,7 @@ public static class RecipeWriter
         }
     }
 
-    internal static bool IsSection(object? value) => value is AdapterRecipe or DataRecipe or TrainingRecipe or PreferenceRecipe or QuantizationRecipe or SweepRecipe;
+    internal static bool IsSection(object? value) => value is AdapterRecipe or DataRecipe or TrainingRecipe or PreferenceRecipe or GrpoRecipe or ReportRecipe or QuantizationRecipe or SweepRecipe;
 
     internal static string Inline(object? value) => value switch
     {

@@ -43,7 +43,11 @@ public sealed class MetricsFile : ITrainingObserver, IDisposable
                 {
                     json.WriteNumber("step", evaluated.Step);
                     WriteNumber(json, "eval_loss", evaluated.Loss);
-                    WriteNumber(json, "eval_perplexity", evaluated.Perplexity);
+                    if (evaluated.Perplexity is { } perplexity)
+                    {
+                        WriteNumber(json, "eval_perplexity", perplexity);
+                    }
+
                     WriteAll(json, "eval_", evaluated.Metrics);
                 });
                 break;

@@ -109,7 +109,7 @@ public sealed class Trainer : IDisposable
         }
 
         sums.Read(norm);
-        Evaluated evaluated = new(_step, sums.Loss, _validation.Add(_step, sums.Loss), new Dictionary<string, double>(sums.Metrics));
+        Evaluated evaluated = new(_step, sums.Loss, _validation.Add(_step, sums.Loss), new Dictionary<string, double>(sums.Metrics)) { IsLikelihood = _setup.Objective.IsLikelihood };
         Tell(evaluated);
         return evaluated;
     }

@@ -44,13 +44,16 @@ public sealed record StepCompleted(long Step) : TrainingEvent(Step)
 
 /// <summary>The validation rows were evaluated.</summary>
 /// <param name="Step">After this step.</param>
-/// <param name="Loss">Mean over supervised tokens, without smoothing.</param>
+/// <param name="Loss">Mean over supervised tokens, without smoothing; of other objectives the mean of their losses.</param>
 /// <param name="IsBest">Lower than ever before.</param>
 /// <param name="Metrics">More numbers, e.g. <c>accuracy</c>.</param>
 public sealed record Evaluated(long Step, double Loss, bool IsBest, IReadOnlyDictionary<string, double> Metrics) : TrainingEvent(Step)
 {
-    /// <summary>exp(loss).</summary>
-    public double Perplexity => Math.Exp(Loss);
+    /// <summary>Whether the loss is a mean −log p of tokens.</summary>
+    public bool IsLikelihood { get; init; }
+
+    /// <summary>exp(loss); null where the loss is no likelihood.</summary>
+    public double? Perplexity => IsLikelihood ? Math.Exp(Loss) : null;
 }
 
 /// <summary>A loss far above the recent usual.</summary>

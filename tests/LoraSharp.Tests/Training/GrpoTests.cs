@@ -30,7 +30,7 @@ public sealed class GrpoTests
         List<(int[] Prompt, int[] Completion, double Reward)> rolled = [];
         var objective = new GrpoObjective(
             setup.Model, options, new TrainerOptions { LogitElements = 1 },
-            (prompt, count, _) => [.. Enumerable.Range(0, count).Select(_ => Enumerable.Range(0, random.Next(1, 5)).Select(_ => random.Next(3, 160)).ToArray())],
+            (prompts, asked, _) => [.. prompts.Select(_ => Enumerable.Range(0, asked.GroupSize).Select(_ => Enumerable.Range(0, random.Next(1, 5)).Select(_ => random.Next(3, 160)).ToArray()).ToArray())],
             (prompt, reference, completion) =>
             {
                 Assert.Equal(prompt.Length == 3 ? [30, 31] : new[] { 40 }, reference);
@@ -80,7 +80,7 @@ public sealed class GrpoTests
         TrainerOptions options = new() { MaxSteps = 25, LearningRate = 2e-2, Schedule = ScheduleKind.Constant };
         var objective = new GrpoObjective(
             setup.Model, new GrpoOptions { GroupSize = 16 }, options,
-            (prompt, count, seed) => setup.Sample(prompt, count, seed),
+            (prompts, asked, seed) => [.. prompts.Select(p => setup.Sample(p, asked.GroupSize, seed))],
             (_, _, completion) => completion[0] < 80 ? 1 : 0,
             setup.Adapters.Disable);
         Listener listener = new();
@@ -94,11 +94,11 @@ public sealed class GrpoTests
     [Fact]
     public void TextsAreChecked()
     {
-        Func<string, string, double> number = TextRewards.ByPattern(@"####\s*(?<answer>-?\d+)");
-        Assert.Equal(1, number("so it is\n#### 42", "I think #### 41, no: #### 42."));
-        Assert.Equal(0, number("#### 42", "42"));
-        Assert.Equal(0, number("#### 42", "#### 41"));
-        Assert.Equal(1, TextRewards.ByPattern("^yes")("no", "yes, of course"));
+        TextReward number = TextRewards.ByPattern(@"####\s*(?<answer>-?\d+)");
+        Assert.Equal(1, number("", "so it is\n#### 42", "I think #### 41, no: #### 42."));
+        Assert.Equal(0, number("", "#### 42", "42"));
+        Assert.Equal(0, number("", "#### 42", "#### 41"));
+        Assert.Equal(1, TextRewards.ByPattern("^yes")("", "no", "yes, of course"));
         Assert.Equal(1, TextRewards.ExactMatch(" Paris\n", "Paris"));
         Assert.Throws<LoraSharp.Formats.LoraSharpException>(() => TextRewards.ByPattern("("));
     }

@@ -83,6 +83,9 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
     }
 
     /// <inheritdoc/>
+    public bool IsLikelihood => true;
+
+    /// <inheritdoc/>
     public double Weight(MicroBatch batch) => _plain.Weight(batch);
 
     /// <inheritdoc/>

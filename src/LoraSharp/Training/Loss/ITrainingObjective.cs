@@ -9,6 +9,9 @@ namespace LoraSharp.Training.Loss;
 /// </summary>
 public interface ITrainingObjective
 {
+    /// <summary>Whether the loss is a mean −log p of tokens, so that exp(loss) is a perplexity.</summary>
+    bool IsLikelihood => false;
+
     /// <summary>What this micro-batch counts in the optimizer step: supervised tokens (or their weights), or pairs. Known before the pass.</summary>
     double Weight(MicroBatch batch);
 

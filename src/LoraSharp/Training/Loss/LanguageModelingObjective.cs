@@ -27,6 +27,9 @@ public sealed class LanguageModelingObjective : ITrainingObjective
     }
 
     /// <inheritdoc/>
+    public bool IsLikelihood => true;
+
+    /// <inheritdoc/>
     public double Weight(MicroBatch batch) => TargetTokens.Of(batch).Weight;
 
     /// <inheritdoc/>
@@ -68,9 +71,9 @@ public sealed class LanguageModelingObjective : ITrainingObjective
         return Sums(targets, losses, weights, hits);
     }
 
-    /// <summary>The chunked cross-entropy through a model's own head.</summary>
-    internal static ChunkedCrossEntropy CreateLoss(CausalLanguageModel model, TrainerOptions options) => new(
-        model.Logits,
+    /// <summary>The chunked cross-entropy through a model's own head, its logits divided by a temperature.</summary>
+    internal static ChunkedCrossEntropy CreateLoss(CausalLanguageModel model, TrainerOptions options, double temperature = 1) => new(
+        temperature == 1 ? model.Logits : hidden => model.Logits(hidden) / temperature,
         !model.Head.Parameters.Any(p => p.Value.requires_grad),
         model.Config.VocabularySize,
         options.LogitElements,

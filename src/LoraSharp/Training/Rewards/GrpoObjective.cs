@@ -1,3 +1,4 @@
+using LoraSharp.Formats;
 using LoraSharp.Models;
 using LoraSharp.Training.Data;
 using LoraSharp.Training.Loss;
@@ -29,21 +30,28 @@ public sealed class GrpoObjective : ITrainingObjective
 
     /// <summary>Creates the objective.</summary>
     /// <param name="model">The model with the adapter that is trained.</param>
-    /// <param name="options">Group size, divergence.</param>
+    /// <param name="options">Group size, length, temperature, divergence.</param>
     /// <param name="training">Recomputation, size of pieces, seed.</param>
     /// <param name="sample">Writes completions.</param>
     /// <param name="reward">Judges them.</param>
     /// <param name="useReference">Makes the model the reference: <c>adapters.Disable</c>.</param>
+    /// <exception cref="LoraSharpException">The options have faults.</exception>
     public GrpoObjective(CausalLanguageModel model, GrpoOptions options, TrainerOptions training, SampleCompletions sample, CompletionReward reward, Func<IDisposable> useReference)
     {
         ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(training);
+        if (options.Validate() is { Count: > 0 } faults)
+        {
+            throw new LoraSharpException(string.Join(Environment.NewLine, faults));
+        }
+
         _model = model;
         _options = options;
         _sample = sample;
         _reward = reward;
         _useReference = useReference;
-        _loss = LanguageModelingObjective.CreateLoss(model, training with { LabelSmoothing = 0, ZLoss = 0 });
+        _loss = LanguageModelingObjective.CreateLoss(model, training with { LabelSmoothing = 0, ZLoss = 0 }, options.Temperature);
         _recompute = new RecomputeDecision(model, training.GradientCheckpointing);
         _seed = training.Seed;
     }
@@ -84,21 +92,23 @@ public sealed class GrpoObjective : ITrainingObjective
 
     private Group Roll(MicroBatch batch, long seed)
     {
+        (int[] Prompt, int[] Reference)[] asked = [.. Enumerable.Range(0, batch.Rows).Select(row => Split(batch, row))];
+        IReadOnlyList<IReadOnlyList<int[]>> groups;
+        using (no_grad())
+        {
+            groups = _sample([.. asked.Select(a => a.Prompt)], _options, PassSeed.Of(_seed, seed, 0));
+        }
+
         List<TrainingExample> rows = [];
-        List<double> rewards = [], advantages = [];
+        List<double> rewards = [], advantages = [], spreads = [];
         for (int row = 0; row < batch.Rows; row++)
         {
-            (int[] prompt, int[] reference) = Split(batch, row);
-            IReadOnlyList<int[]> completions;
-            using (no_grad())
-            {
-                completions = _sample(prompt, _options.GroupSize, PassSeed.Of(_seed, seed, row));
-            }
-
-            double[] judged = [.. completions.Select(c => _reward(prompt, reference, c))];
+            (int[] prompt, int[] reference) = asked[row];
+            double[] judged = [.. groups[row].Select(c => Judge(prompt, reference, c, batch.Origins[row]))];
             rewards.AddRange(judged);
-            advantages.AddRange(Advantages(judged));
-            rows.AddRange(completions.Select(c => new TrainingExample
+            advantages.AddRange(Advantages(judged, out double spread));
+            spreads.Add(spread);
+            rows.AddRange(groups[row].Select(c => new TrainingExample
             {
                 InputIds = [.. prompt, .. c],
                 Labels = [.. Enumerable.Repeat(TrainingExample.Ignored, prompt.Length), .. c],
@@ -106,15 +116,22 @@ public sealed class GrpoObjective : ITrainingObjective
             }));
         }
 
-        return new(MicroBatchBuilder.Build(rows), [.. rewards], [.. advantages]);
+        return new(MicroBatchBuilder.Build(rows), [.. rewards], [.. advantages], [.. spreads], groups.Sum(g => g.Count(c => c.Length >= _options.MaxTokens)));
+    }
+
+    private double Judge(int[] prompt, int[] reference, int[] completion, string origin)
+    {
+        double reward = _reward(prompt, reference, completion);
+        return double.IsFinite(reward) ? reward : throw new LoraSharpException(FormattableString.Invariant($"{origin}: the reward of a completion is {reward}. Expected a finite number: mend the reward function."));
     }
 
     /// <summary>How much better than its group each completion is: equation 3's baseline, TRL's sample deviation.</summary>
-    internal double[] Advantages(double[] rewards)
+    internal double[] Advantages(double[] rewards, out double spread)
     {
         double mean = rewards.Average();
-        double spread = Math.Sqrt(rewards.Sum(r => (r - mean) * (r - mean)) / Math.Max(1, rewards.Length - 1));
-        return [.. rewards.Select(r => (r - mean) / (_options.ScaleRewards ? spread + SpreadEpsilon : 1))];
+        double deviation = Math.Sqrt(rewards.Sum(r => (r - mean) * (r - mean)) / Math.Max(1, rewards.Length - 1));
+        spread = deviation;
+        return [.. rewards.Select(r => (r - mean) / (_options.ScaleRewards ? deviation + SpreadEpsilon : 1))];
     }
 
     private double[] Reference(MicroBatch batch, TargetTokens targets, Tensor ids)
@@ -161,9 +178,13 @@ public sealed class GrpoObjective : ITrainingObjective
             SequenceWeights = [.. Enumerable.Repeat(1.0, losses.Length)],
             Metrics = new Dictionary<string, Tensor>
             {
+                // Each is a mean over completions once it is divided by their number.
                 ["reward"] = Scalar(group.Rewards.Sum()),
+                ["reward_std"] = Scalar(group.Spreads.Sum() * _options.GroupSize),
+                ["flat_groups"] = Scalar(group.Spreads.Count(s => s == 0) * _options.GroupSize),
                 ["kl"] = Scalar(divergences.Sum()),
                 ["completion_length"] = Scalar(TargetTokens.Of(group.Batch).Count),
+                ["truncated"] = Scalar(group.Truncated),
             },
         };
     }
@@ -175,15 +196,15 @@ public sealed class GrpoObjective : ITrainingObjective
         return host.data<double>().ToArray();
     }
 
+    // The answer is the last supervised stretch: of a conversation the last turn, with all before it as the prompt.
     private static (int[] Prompt, int[] Reference) Split(MicroBatch batch, int row)
     {
-        int start = row * batch.Length;
-        int length = Enumerable.Range(0, batch.Length).Count(t => batch.Sequences[start + t] != 0);
-        int prompt = Array.FindIndex(batch.Labels, start, length, l => l != TrainingExample.Ignored) - start;
-        prompt = prompt < 0 ? length : prompt;
-        int[] ids = [.. batch.InputIds.Skip(start).Take(length).Select(i => (int)i)];
-        return (ids[..prompt], ids[prompt..]);
+        ReadOnlySpan<long> labels = batch.Labels.AsSpan(row * batch.Length, batch.Length);
+        int end = labels.LastIndexOfAnyExcept(TrainingExample.Ignored) + 1;
+        int start = labels[..end].LastIndexOf(TrainingExample.Ignored) + 1;
+        int[] ids = [.. batch.InputIds.AsSpan(row * batch.Length, end).ToArray().Select(i => (int)i)];
+        return (ids[..start], ids[start..]);
     }
 
-    private sealed record Group(MicroBatch Batch, double[] Rewards, double[] Advantages);
+    private sealed record Group(MicroBatch Batch, double[] Rewards, double[] Advantages, double[] Spreads, int Truncated);
 }

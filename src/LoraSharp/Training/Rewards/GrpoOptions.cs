@@ -6,6 +6,12 @@ public sealed record GrpoOptions
     /// <summary>Completions sampled of each prompt; their mean reward is the baseline.</summary>
     public int GroupSize { get; init; } = 8;
 
+    /// <summary>Longest completion in tokens.</summary>
+    public int MaxTokens { get; init; } = 128;
+
+    /// <summary>Logits are divided by this, when sampling and when training: both see one distribution, so the policy's ratio is 1.</summary>
+    public double Temperature { get; init; } = 1;
+
     /// <summary>β of the divergence from the base; 0 (the default) needs no reference.</summary>
     public double Beta { get; init; }
 
@@ -16,29 +22,18 @@ public sealed record GrpoOptions
     public IReadOnlyList<string> Validate()
     {
         List<string> faults = [];
-        if (GroupSize < 2)
+        void Check(bool good, FormattableString fault)
         {
-            faults.Add($"grpo.group_size: expected 2 or more (a baseline needs others), found {GroupSize}");
+            if (!good)
+            {
+                faults.Add(FormattableString.Invariant(fault));
+            }
         }
 
-        if (!(Beta >= 0))
-        {
-            faults.Add(FormattableString.Invariant($"grpo.beta: expected 0 or more, found {Beta}"));
-        }
-
+        Check(GroupSize >= 2, $"grpo.group_size: expected 2 or more (a baseline needs others), found {GroupSize}");
+        Check(MaxTokens >= 1, $"grpo.max_tokens: expected 1 or more, found {MaxTokens}");
+        Check(Temperature > 0 && double.IsFinite(Temperature), $"grpo.temperature: expected more than 0 (a group of equal completions teaches nothing), found {Temperature}");
+        Check(Beta >= 0 && double.IsFinite(Beta), $"grpo.beta: expected 0 or more, found {Beta}");
         return faults;
     }
 }
-
-/// <summary>Samples completions from the model as it is now.</summary>
-/// <param name="prompt">Token ids.</param>
-/// <param name="count">How many.</param>
-/// <param name="seed">Equal seeds give equal completions.</param>
-/// <returns>Token ids of each completion, without the prompt, with the end token where it was reached.</returns>
-public delegate IReadOnlyList<int[]> SampleCompletions(int[] prompt, int count, long seed);
-
-/// <summary>Judges a completion.</summary>
-/// <param name="prompt">Token ids.</param>
-/// <param name="reference">The row's own completion: what a check compares with.</param>
-/// <param name="completion">What the model wrote.</param>
-public delegate double CompletionReward(int[] prompt, int[] reference, int[] completion);

@@ -1,12 +1,22 @@
 using System.Text.RegularExpressions;
 using LoraSharp.Formats;
+using LoraSharp.Formats.Tokenization;
 
 namespace LoraSharp.Training.Rewards;
 
-/// <summary>Rewards of a recipe, over texts: each 1 or 0.</summary>
+/// <summary>Rewards over texts. Those of a recipe are 1 or 0.</summary>
 public static class TextRewards
 {
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(1);
+
+    /// <summary>A reward over texts as one over token ids.</summary>
+    public static CompletionReward Decoded(TextReward reward, Tokenizer tokenizer)
+    {
+        ArgumentNullException.ThrowIfNull(reward);
+        ArgumentNullException.ThrowIfNull(tokenizer);
+        string Text(int[] ids) => tokenizer.Decode(ids, skipSpecialTokens: true);
+        return (prompt, reference, completion) => reward(Text(prompt), Text(reference), Text(completion));
+    }
 
     /// <summary>1 when the completion is the reference, spaces around them aside.</summary>
     public static double ExactMatch(string reference, string completion)
@@ -21,7 +31,7 @@ public static class TextRewards
     /// reference (a number after "####"); without one the completion only has to match.
     /// </summary>
     /// <exception cref="LoraSharpException">The pattern is no regular expression.</exception>
-    public static Func<string, string, double> ByPattern(string pattern)
+    public static TextReward ByPattern(string pattern)
     {
         Regex regex;
         try
@@ -34,7 +44,7 @@ public static class TextRewards
         }
 
         bool compares = regex.GetGroupNames().Contains("answer");
-        return (reference, completion) =>
+        return (_, reference, completion) =>
         {
             Match? found = regex.Matches(completion).LastOrDefault();
             if (found is null || !compares)
