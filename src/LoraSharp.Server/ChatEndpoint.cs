@@ -1,4 +1,3 @@
-using System.Text;
 using System.Text.Json.Nodes;
 using LoraSharp.Formats.Chat.ToolCalls;
 using LoraSharp.Inference;
@@ -11,31 +10,36 @@ namespace LoraSharp.Server;
 internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
 {
     private const int MostChoices = 16;
-    private const int MostMessages = 10_000;
-    private const int MostTools = 128;
+    private const int MostTop = 20;
 
     public async Task HandleAsync(HttpContext context)
     {
         RequestBody body = await RequestBody.ReadAsync(context).ConfigureAwait(false);
         var scope = RequestScope.Of(context);
         string? adapter = scope.Choose(body.Text("model"));
+        if (model.Tokenizer is null || model.Template is null)
+        {
+            throw new ApiError(StatusCodes.Status400BadRequest, "The model has no tokenizer or no chat template: use /v1/completions.", null, "no_chat_template");
+        }
+
         if (body.Object("response_format") is { } format && (string?)format["type"] is not (null or "text"))
         {
             throw ApiError.Invalid("response_format", "response_format: only text can be had; constrained output is not there yet.");
         }
 
-        int[] prompt = Render(body);
+        var plan = ToolPlan.Read(body, model.Template);
+        int[] prompt = Render(body, plan);
         int n = body.Whole("n", 1, MostChoices) ?? 1;
-        int? top = body.Flag("logprobs") ? body.Whole("top_logprobs", 0, 20) ?? 0 : null;
+        int? top = body.Flag("logprobs") ? body.Whole("top_logprobs", 0, MostTop) ?? 0 : null;
         if (body.Has("top_logprobs") && top is null)
         {
             throw ApiError.Invalid("top_logprobs", "top_logprobs is given without logprobs: true.");
         }
 
-        JsonArray? tools = body.List("tools", MostTools);
-        bool usage = body.Object("stream_options") is { } wanted && (bool?)wanted["include_usage"] == true;
         GenerationOptions generation = SamplingFields.Read(body, options.DefaultMaxTokens, 1, model.Defaults);
+        generation = generation with { SkipSpecialTokens = generation.SkipSpecialTokens && !plan.NeedsSpecialTokens, StopStrings = [.. generation.StopStrings, .. plan.Stops] };
         bool stream = body.Flag("stream");
+        bool usage = SamplingFields.WantsUsage(body);
         scope.Admit([prompt]);
         InferenceRequest[] requests = [.. Enumerable.Range(0, n).Select(i => new InferenceRequest
         {
@@ -44,144 +48,84 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
             Options = generation with { Sampling = generation.Sampling with { Seed = unchecked(generation.Sampling.Seed + i) } },
             LogProbabilities = top,
         })];
-        JsonObject Envelope(string kind, JsonArray choices) => new()
-        {
-            ["id"] = "chatcmpl-" + scope.Id,
-            ["object"] = kind,
-            ["created"] = DateTimeOffset.UtcNow.ToUnixTimeSeconds(),
-            ["model"] = scope.Model,
-            ["choices"] = choices,
-        };
         if (stream)
         {
-            await StreamAsync(context, requests, Envelope, usage).ConfigureAwait(false);
+            await StreamAsync(context, scope, requests, plan, usage).ConfigureAwait(false);
             return;
         }
 
-        (JsonObject Choice, int Tokens)[] done = await Task.WhenAll(requests.Select((r, i) => CollectAsync(scope, r, i, tools, context.RequestAborted))).ConfigureAwait(false);
-        JsonObject answer = Envelope("chat.completion", [.. done.Select(d => (JsonNode)d.Choice)]);
+        ChatChoice[] done = await Task.WhenAll(requests.Select((r, i) => CollectAsync(scope, r, plan, context.RequestAborted))).ConfigureAwait(false);
+        JsonObject answer = Envelope(scope, "chat.completion", [.. done.Select((d, i) => (JsonNode)d.ToJson(i))]);
         answer["usage"] = CompletionsEndpoint.Usage(prompt.Length, done.Sum(d => d.Tokens));
         await JsonBody.WriteAsync(context, answer).ConfigureAwait(false);
     }
 
-    private int[] Render(RequestBody body)
+    private int[] Render(RequestBody body, ToolPlan plan)
     {
-        if (model.Tokenizer is null || model.Template is null)
+        JsonArray messages = ChatMessages.Read(body);
+        JsonObject variables = body.Object("chat_template_kwargs") ?? [];
+        if (plan.ByPreamble)
         {
-            throw new ApiError(StatusCodes.Status400BadRequest, "The model has no tokenizer or no chat template: use /v1/completions.");
+            messages = ToolPreamble.Apply(messages, plan.Tools);
         }
-
-        if (body.List("messages", MostMessages) is not { Count: > 0 } messages)
+        else if (plan.Tools is not null)
         {
-            throw ApiError.Invalid("messages", "messages: expected a list of at least one message.");
-        }
-
-        var plain = new JsonArray();
-        foreach (JsonNode? message in messages)
-        {
-            JsonObject one = message as JsonObject ?? throw RequestBody.Wrong("messages", "objects with role and content", message);
-            var copy = (JsonObject)one.DeepClone();
-            if (copy["content"] is JsonArray parts)
-            {
-                // Content in parts: texts follow each other; a text model has no use for others.
-                copy["content"] = string.Concat(parts.Select(p => (string?)p?["type"] == "text" ? (string?)p["text"] : throw ApiError.Invalid("messages", "Only text can be read.")));
-            }
-
-            plain.Add((JsonNode)copy);
-        }
-
-        var variables = body.Object("chat_template_kwargs") ?? [];
-        if (body.List("tools", MostTools) is { } tools)
-        {
-            variables["tools"] = tools.DeepClone();
+            variables["tools"] = plan.Tools.DeepClone();
         }
 
         // The template writes the special tokens itself.
-        return model.Tokenizer.Encode(model.Template.Render(plain, addGenerationPrompt: true, variables).Text, addSpecialTokens: false);
+        return model.Tokenizer!.Encode(model.Template!.Render(messages, addGenerationPrompt: true, variables).Text + plan.Opening, addSpecialTokens: false);
     }
 
-    private async Task<(JsonObject Choice, int Tokens)> CollectAsync(RequestScope scope, InferenceRequest request, int index, JsonArray? tools, CancellationToken cancellation)
+    private async Task<ChatChoice> CollectAsync(RequestScope scope, InferenceRequest request, ToolPlan plan, CancellationToken cancellation)
     {
-        var text = new StringBuilder();
-        var scores = new JsonArray();
-        int tokens = 0;
-        FinishReason finish = FinishReason.Length;
+        var choice = new ChatChoice(model.Tokenizer!, plan, request.LogProbabilities is not null);
         await foreach (TokenUpdate update in scope.GenerateAsync(request, cancellation).ConfigureAwait(false))
         {
-            text.Append(update.Text);
-            tokens += update.Token is null ? 0 : 1;
-            finish = update.Finish ?? finish;
-            if (update.Score is { } score)
-            {
-                scores.Add((JsonNode)ScoreOf(score));
-            }
+            choice.Add(update);
         }
 
-        var message = new JsonObject { ["role"] = "assistant", ["content"] = text.ToString() };
-        string reason = CompletionsEndpoint.ReasonOf(finish);
-        if (tools is not null && new ToolCallParser(ToolCallParser.Detect(model.Template!.Source), tools).Parse(text.ToString()) is { Calls.Count: > 0 } said)
-        {
-            message["content"] = said.Content.Length > 0 ? said.Content : null;
-            message["tool_calls"] = new JsonArray([.. said.Calls.Select(c => (JsonNode)new JsonObject
-            {
-                ["id"] = c.Id ?? "call_" + Guid.NewGuid().ToString("N"),
-                ["type"] = "function",
-                ["function"] = new JsonObject { ["name"] = c.Name, ["arguments"] = c.Arguments },
-            })]);
-            reason = "tool_calls";
-        }
-
-        return (new JsonObject { ["index"] = index, ["message"] = message, ["logprobs"] = request.LogProbabilities is null ? null : new JsonObject { ["content"] = scores }, ["finish_reason"] = reason }, tokens);
+        return choice;
     }
 
-    private async Task StreamAsync(HttpContext context, InferenceRequest[] requests, Func<string, JsonArray, JsonObject> envelope, bool usage)
+    private async Task StreamAsync(HttpContext context, RequestScope scope, InferenceRequest[] requests, ToolPlan plan, bool usage)
     {
         const string Kind = "chat.completion.chunk";
         using var events = new EventStream(context);
-        var scope = RequestScope.Of(context);
         await events.RunAsync(async () =>
         {
             await Task.WhenAll(requests.Select(async (request, index) =>
             {
-                bool first = true;
+                var choice = new ChatChoice(model.Tokenizer!, plan, request.LogProbabilities is not null);
                 await foreach (TokenUpdate update in scope.GenerateAsync(request, context.RequestAborted).ConfigureAwait(false))
                 {
-                    var delta = new JsonObject { ["content"] = update.Text };
-                    if (first)
+                    if (choice.Next(update, index) is { } piece)
                     {
-                        delta["role"] = "assistant";
-                        first = false;
-                    }
+                        JsonObject chunk = Envelope(scope, Kind, [piece]);
+                        if (usage)
+                        {
+                            chunk["usage"] = null;
+                        }
 
-                    var choice = new JsonObject
-                    {
-                        ["index"] = index,
-                        ["delta"] = delta,
-                        ["logprobs"] = update.Score is { } score ? new JsonObject { ["content"] = new JsonArray(ScoreOf(score)) } : null,
-                        ["finish_reason"] = update.Finish is { } finish ? CompletionsEndpoint.ReasonOf(finish) : null,
-                    };
-                    await events.SendAsync(envelope(Kind, [choice])).ConfigureAwait(false);
+                        await events.SendAsync(chunk).ConfigureAwait(false);
+                    }
                 }
             })).ConfigureAwait(false);
             if (usage)
             {
-                JsonObject last = envelope(Kind, []);
+                JsonObject last = Envelope(scope, Kind, []);
                 last["usage"] = CompletionsEndpoint.Usage(scope.PromptTokens, scope.GeneratedTokens);
                 await events.SendAsync(last).ConfigureAwait(false);
             }
         }).ConfigureAwait(false);
     }
 
-    private JsonObject ScoreOf(TokenScore score)
+    private static JsonObject Envelope(RequestScope scope, string kind, JsonArray choices) => new()
     {
-        JsonObject One(int token, double? log)
-        {
-            byte[] bytes = model.Tokenizer!.TokenBytes(token).ToArray();
-            return new JsonObject { ["token"] = TokenNames.Of(model.Tokenizer, token), ["logprob"] = log, ["bytes"] = new JsonArray([.. bytes.Select(b => (JsonNode)(int)b)]) };
-        }
-
-        JsonObject own = One(score.Token, score.LogProbability);
-        own["top_logprobs"] = new JsonArray([.. score.Top.Select(t => (JsonNode)One(t.Token, t.LogProbability))]);
-        return own;
-    }
+        ["id"] = "chatcmpl-" + scope.Id,
+        ["object"] = kind,
+        ["created"] = scope.Created,
+        ["model"] = scope.Model,
+        ["choices"] = choices,
+    };
 }

@@ -26,7 +26,7 @@ internal sealed class CompletionsEndpoint(ServedModel model)
         generation = generation with { MaxTokens = Math.Max(1, generation.MaxTokens) };
         int n = body.Whole("n", 1, MostChoices) ?? 1;
         bool stream = body.Flag("stream");
-        bool usage = body.Object("stream_options") is { } wanted && (bool?)wanted["include_usage"] == true;
+        bool usage = SamplingFields.WantsUsage(body);
         List<int[]> prompts = Prompts(body);
         scope.Admit(prompts);
         InferenceRequest[] requests = [.. prompts.SelectMany(p => Enumerable.Range(0, n).Select(i => new InferenceRequest
@@ -41,7 +41,7 @@ internal sealed class CompletionsEndpoint(ServedModel model)
         {
             ["id"] = "cmpl-" + scope.Id,
             ["object"] = "text_completion",
-            ["created"] = DateTimeOffset.UtcNow.ToUnixTimeSeconds(),
+            ["created"] = scope.Created,
             ["model"] = scope.Model,
             ["choices"] = choices,
         };

@@ -26,6 +26,9 @@ internal sealed class RequestScope(string id, Caller caller, string route, Serve
 
     public Caller Caller => caller;
 
+    /// <summary>When it came, Unix seconds.</summary>
+    public long Created { get; } = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
+
     public string Route => route;
 
     /// <summary>The base's or adapter's name once it is known.</summary>

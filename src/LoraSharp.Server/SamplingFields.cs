@@ -1,3 +1,5 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
 using LoraSharp.Inference;
 
 namespace LoraSharp.Server;
@@ -10,7 +12,7 @@ internal static class SamplingFields
     private const int MostStopIds = 64;
 
     // Asked for and not there: better refused than silently left out.
-    private static readonly string[] NotThere = ["suffix", "best_of", "use_beam_search", "prompt_logprobs", "min_tokens", "length_penalty", "functions", "function_call", "audio", "prediction", "web_search_options"];
+    private static readonly string[] NotThere = ["logit_bias", "suffix", "best_of", "use_beam_search", "prompt_logprobs", "min_tokens", "length_penalty", "functions", "function_call", "audio", "prediction", "web_search_options"];
 
     public static GenerationOptions Read(RequestBody body, int defaultTokens, int leastTokens, GenerationConfig defaults)
     {
@@ -28,6 +30,7 @@ internal static class SamplingFields
             // ignore_eos is about the model's own ends; those that were asked for hold.
             EosTokenIds = [.. body.Flag("ignore_eos") ? [] : defaults.EosTokenIds, .. body.Wholes("stop_token_ids", MostStopIds)],
             StopStrings = stops,
+            SkipSpecialTokens = !body.Has("skip_special_tokens") || body.Flag("skip_special_tokens"),
             Sampling = new SamplingOptions
             {
                 Temperature = body.Number("temperature", 0, 100) ?? 1,
@@ -41,6 +44,14 @@ internal static class SamplingFields
             },
         };
     }
+
+    /// <summary>Whether a stream ends with what was used.</summary>
+    public static bool WantsUsage(RequestBody body) => body.Object("stream_options")?["include_usage"] switch
+    {
+        null => false,
+        JsonValue value when value.GetValueKind() is JsonValueKind.True or JsonValueKind.False => value.GetValue<bool>(),
+        { } other => throw RequestBody.Wrong("stream_options.include_usage", "true or false", other),
+    };
 
     private static void RefuseContradictions(RequestBody body)
     {
@@ -65,12 +76,12 @@ internal static class SamplingFields
         }
     }
 
-    private static bool IsNothing(string name, System.Text.Json.JsonElement value) => value.ValueKind switch
+    private static bool IsNothing(string name, JsonElement value) => value.ValueKind switch
     {
-        System.Text.Json.JsonValueKind.False => true,
-        System.Text.Json.JsonValueKind.String => value.GetString()!.Length == 0,
-        System.Text.Json.JsonValueKind.Array => value.GetArrayLength() == 0,
-        System.Text.Json.JsonValueKind.Number => value.GetDouble() == (name is "best_of" or "length_penalty" ? 1 : 0),
+        JsonValueKind.False => true,
+        JsonValueKind.String => value.GetString()!.Length == 0,
+        JsonValueKind.Array => value.GetArrayLength() == 0,
+        JsonValueKind.Number => value.GetDouble() == (name is "best_of" or "length_penalty" ? 1 : 0),
         _ => false,
     };
 }

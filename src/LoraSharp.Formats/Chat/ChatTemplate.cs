@@ -34,6 +34,12 @@ public sealed partial class ChatTemplate
     /// <summary>Source of the template that is used when there are no tools.</summary>
     public string Source => _templates.TryGetValue(DefaultName, out var template) ? template.Source : _templates.Values.First().Source;
 
+    /// <summary>Source of the template that is used when there are tools.</summary>
+    public string ToolSource => _templates.TryGetValue(ToolUseName, out var template) ? template.Source : Source;
+
+    /// <summary>Whether tools that are passed come to the model: the template for tools speaks of them.</summary>
+    public bool KnowsTools => _templates.ContainsKey(ToolUseName) || ToolsName().IsMatch(Source);
+
     /// <summary>Whether the template marks what the assistant says with <c>{% generation %}</c> blocks.</summary>
     public bool MarksAssistant => GenerationTag().IsMatch(Source);
 
@@ -141,6 +147,9 @@ public sealed partial class ChatTemplate
         return _templates.TryGetValue(DefaultName, out template) ? template.Body
             : throw new ChatTemplateException($"This model has several chat templates and none called '{DefaultName}': {string.Join(", ", _templates.Keys.Order(StringComparer.Ordinal))}. Pass tools where there is '{ToolUseName}', or put the wanted one into chat_template.jinja.", 0);
     }
+
+    [GeneratedRegex(@"\btools\b")]
+    private static partial Regex ToolsName();
 
     [GeneratedRegex(@"\{%[-+]?\s*generation\s*[-+]?%\}")]
     private static partial Regex GenerationTag();

@@ -17,6 +17,9 @@ public sealed record GenerationOptions
     /// <summary>The text ends before the first of these; needs a tokenizer.</summary>
     public IReadOnlyList<string> StopStrings { get; init; } = [];
 
+    /// <summary>Whether special tokens are left out of the text; those that end it always are.</summary>
+    public bool SkipSpecialTokens { get; init; } = true;
+
     /// <summary>How tokens are chosen.</summary>
     public SamplingOptions Sampling { get; init; } = new();
 

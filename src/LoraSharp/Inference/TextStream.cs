@@ -12,14 +12,16 @@ internal sealed class TextStream
     private readonly IReadOnlyList<string> _stops;
     private readonly List<int> _ids = [];
     private readonly System.Text.StringBuilder _text = new();
+    private readonly bool _skipSpecialTokens;
     private int _decodedFrom;
     private int _decodedTo;
     private int _given;
 
-    public TextStream(Tokenizer tokenizer, IReadOnlyList<string> stops)
+    public TextStream(Tokenizer tokenizer, IReadOnlyList<string> stops, bool skipSpecialTokens = true)
     {
         _tokenizer = tokenizer;
         _stops = stops;
+        _skipSpecialTokens = skipSpecialTokens;
     }
 
     /// <summary>Everything so far, cut before a stop string.</summary>
@@ -65,7 +67,7 @@ internal sealed class TextStream
         return Give(0);
     }
 
-    private string Decode(int from, int to) => _tokenizer.Decode(_ids.GetRange(from, to - from), skipSpecialTokens: true);
+    private string Decode(int from, int to) => _tokenizer.Decode(_ids.GetRange(from, to - from), _skipSpecialTokens);
 
     private string Give(int heldBack)
     {

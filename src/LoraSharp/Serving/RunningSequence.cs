@@ -8,7 +8,7 @@ namespace LoraSharp.Serving;
 /// <summary>A request on its way through the engine; touched by the engine's thread only, but for the channel and the cancellation.</summary>
 internal sealed class RunningSequence(InferenceRequest request, Tokenizer? tokenizer, CancellationToken cancellation)
 {
-    private readonly TextStream? _stream = tokenizer is null ? null : new TextStream(tokenizer, request.Options.StopStrings);
+    private readonly TextStream? _stream = tokenizer is null ? null : new TextStream(tokenizer, request.Options.StopStrings, request.Options.SkipSpecialTokens);
 
     public InferenceRequest Request { get; } = request;
 
