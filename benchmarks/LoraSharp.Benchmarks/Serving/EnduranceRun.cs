@@ -40,7 +40,7 @@ internal sealed class EnduranceRun
     /// <param name="loaded">The model; stays the caller's.</param>
     /// <param name="adapters">At least three.</param>
     /// <param name="options">How long, how many.</param>
-    /// <param name="onRest">Called at each rest.</param>
+    /// <param name="onRest">Called when the expected answers are there (at 0 s), and at each rest.</param>
     /// <param name="cancellation">Ends it early with an exception.</param>
     public static async Task<EnduranceReport> RunAsync(LoadedModel loaded, IReadOnlyList<(string Name, string Path)> adapters, EnduranceOptions options, Action<RestFigures>? onRest = null, CancellationToken cancellation = default)
     {
@@ -54,6 +54,7 @@ internal sealed class EnduranceRun
         }
 
         var run = new EnduranceRun(options, adapters, expected, server);
+        onRest?.Invoke(await run.RestAsync(0, cancellation).ConfigureAwait(false));
         await run.LoopAsync(onRest, cancellation).ConfigureAwait(false);
         return run._report;
     }
