@@ -110,18 +110,18 @@ public static class LoraServer
         use.MapGet("/v1/models/{**name}", models.GetAsync);
         var status = new StatusEndpoint(model, options);
         use.MapGet("/status", context => JsonBody.WriteAsync(context, status.Read()));
-        if (options.RunFolder is { } folder)
-        {
-            var run = new RunMetrics(folder);
-            use.MapGet("/training", (long? after) => Results.Json(run.Read(after ?? 0)));
-        }
-
         RouteGroupBuilder compute = app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Use, Computes: true));
         compute.MapPost("/v1/completions", new CompletionsEndpoint(model).HandleAsync);
         compute.MapPost("/v1/chat/completions", new ChatEndpoint(model, options).HandleAsync);
 
         RouteGroupBuilder operate = app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Admin));
         var adapters = new AdaptersEndpoint(model, options, logger);
+        if (options.RunFolder is { } folder)
+        {
+            var run = new RunMetrics(folder);
+            operate.MapGet("/training", (long? after) => Results.Json(run.Read(after ?? 0)));
+        }
+
         operate.MapPost("/v1/load_lora_adapter", adapters.LoadAsync);
         operate.MapPost("/v1/unload_lora_adapter", adapters.UnloadAsync);
         var admin = new AdminEndpoint(model, options, state, metrics, adapters, logger);

@@ -183,6 +183,10 @@ public sealed class PlaygroundTests(ChromiumBrowser browser, PlaygroundTests.Ada
         await Expect(page.Locator(".asked")).ToHaveTextAsync("<img src=x onerror=alert(1)>");
         Assert.Equal(0, await page.Locator(".turns img").CountAsync());
 
+        await page.Context.GrantPermissionsAsync(["clipboard-read", "clipboard-write"]);
+        await page.GetByText("Copy as C#").ClickAsync();
+        Assert.Contains("new UserChatMessage(\"<img src=x onerror=alert(1)>\")", await page.EvaluateAsync<string>("navigator.clipboard.readText()"));
+
         await page.GetByText("Completion").ClickAsync();
         IRequest plain = await page.RunAndWaitForRequestAsync(() => AskAsync(page, "The river", 4), r => r.Url.EndsWith("completions", StringComparison.Ordinal));
         Assert.Equal("/v1/completions", new Uri(plain.Url).AbsolutePath);
@@ -217,6 +221,7 @@ public sealed class PlaygroundTests(ChromiumBrowser browser, PlaygroundTests.Ada
         {
             await page.Locator("#toggle-settings").ClickAsync();
             await Expect(page.Locator("#settings")).ToBeVisibleAsync();
+            Assert.Equal(width, await page.EvaluateAsync<int>("document.getElementById('settings').offsetWidth"));
             await page.Locator("#toggle-engine").ClickAsync();
             await Expect(page.Locator("#settings")).ToBeHiddenAsync();
             await Expect(page.Locator("#engine")).ToBeVisibleAsync();

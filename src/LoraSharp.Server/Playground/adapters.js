@@ -2,14 +2,20 @@
 import { post } from "./api.js";
 import { announce, byId, make } from "./dom.js";
 
+const few = 12;
+const mostShown = 100;
+
 export class AdapterPanel {
   #refresh;
   #compare;
+  #adapters = [];
+  #mayChange = false;
 
   /** refresh: reads the models again; compare: puts an adapter beside the others. */
   constructor(refresh, compare) {
     this.#refresh = refresh;
     this.#compare = compare;
+    byId("adapter-filter").addEventListener("input", () => this.#list());
     byId("load-form").addEventListener("submit", event => {
       event.preventDefault();
       this.#load(event.target);
@@ -17,12 +23,22 @@ export class AdapterPanel {
   }
 
   draw(adapters, mayChange) {
+    this.#adapters = adapters;
+    this.#mayChange = mayChange;
     byId("load-box").hidden = !mayChange;
-    byId("adapters").replaceChildren(...adapters.map(a => make("li", {},
+    byId("adapter-filter").hidden = adapters.length <= few;
+    this.#list();
+  }
+
+  #list() {
+    const wanted = byId("adapter-filter").value.trim().toLowerCase();
+    const found = this.#adapters.filter(a => a.id.toLowerCase().includes(wanted));
+    const more = found.length > mostShown ? [make("li", { class: "hint" }, `and ${found.length - mostShown} more`)] : [];
+    byId("adapters").replaceChildren(...found.slice(0, mostShown).map(a => make("li", {},
       make("button", { type: "button", class: "name", title: a.root ?? "", onclick: () => this.#compare(a.id) }, a.id),
       make("small", {}, [a.rank ? `r ${a.rank}` : "", a.loaded === false ? "not loaded" : ""].filter(Boolean).join(" · ")),
-      mayChange ? make("button", { type: "button", class: "quiet icon", "aria-label": `Unload ${a.id}`, title: "Unload", onclick: () => this.#unload(a.id) }, "×") : "")));
-    if (adapters.length === 0) {
+      this.#mayChange ? make("button", { type: "button", class: "quiet icon", "aria-label": `Unload ${a.id}`, title: "Unload", onclick: () => this.#unload(a.id) }, "×") : "")), ...more);
+    if (this.#adapters.length === 0) {
       byId("adapters").append(make("li", { class: "hint" }, "None yet: the base answers alone."));
     }
   }

@@ -39,8 +39,8 @@ async function refuse(response) {
   throw new ApiFault(message || `${response.status} ${response.statusText}`, response.status);
 }
 
-export async function get(path) {
-  const response = await fetch(path, { headers: headers(false), cache: "no-store" });
+export async function get(path, admin = false) {
+  const response = await fetch(path, { headers: headers(admin), cache: "no-store" });
   return response.ok ? response.json() : refuse(response);
 }
 

@@ -2,9 +2,10 @@
 import { AdapterPanel } from "./adapters.js";
 import { get, restoreKeys } from "./api.js";
 import { Conversation } from "./conversation.js";
-import { announce, byId, make, memory } from "./dom.js";
+import { byId, copy, make, memory } from "./dom.js";
 import { EnginePanel, poll, TrainingPanel } from "./engine.js";
 import { buildSettings, mode, setMode } from "./settings.js";
+import { asCSharp, asCurl } from "./snippets.js";
 import { hidePeek } from "./tokens.js";
 
 const starters = ["Explain what a LoRA adapter is in two sentences.", "Write a haiku about rain on a tin roof.", "Name three uses for an old bicycle wheel."];
@@ -112,20 +113,9 @@ document.querySelectorAll('input[name="mode"]').forEach(radio => radio.addEventL
 const shade = () => byId("turns").classList.toggle("heat", byId("heat").checked);
 byId("heat").addEventListener("change", shade);
 shade();
-byId("copy-curl").addEventListener("click", async event => {
-  const { path, body } = conversation.request(prompt.value || conversation.lastPrompt || "Hello");
-  const text = `curl ${new URL(path, document.baseURI)} -H 'Content-Type: application/json' -H 'Authorization: Bearer KEY' -d '${JSON.stringify(body).replaceAll("'", "'\\''")}'`;
-  const button = event.currentTarget;
-  try {
-    await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
-    announce("Copied");
-  } catch {
-    button.textContent = "No clipboard here";
-  }
-
-  setTimeout(() => { button.textContent = "Copy as curl"; }, 1500);
-});
+for (const [id, write] of [["copy-curl", asCurl], ["copy-csharp", asCSharp]]) {
+  byId(id).addEventListener("click", event => copy(event.currentTarget, write(conversation.request(prompt.value || conversation.lastPrompt || "Hello"))));
+}
 
 // Panels: beside the conversation on a wide window, over it on a narrow one.
 const narrow = matchMedia("(max-width: 900px)");

@@ -1,6 +1,6 @@
 // Models side by side: a prompt is one turn, with an answer of each.
 import { ApiFault, stream } from "./api.js";
-import { announce, byId, make, memory } from "./dom.js";
+import { announce, byId, copy, make, memory } from "./dom.js";
 import { mode, samplingOf, wantsProbabilities } from "./settings.js";
 import { hidePeek, TokenText } from "./tokens.js";
 
@@ -77,7 +77,8 @@ export class Conversation {
     const work = this.#columns.map(column => this.#answer(turn, column, answers));
     row.append(make("div", { class: "turn-tools" },
       make("button", { type: "button", class: "quiet", onclick: () => this.#again(turn, row) }, "Again"),
-      make("button", { type: "button", class: "quiet", onclick: () => this.#edit(turn, row) }, "Edit")));
+      make("button", { type: "button", class: "quiet", onclick: () => this.#edit(turn, row) }, "Edit"),
+      make("button", { type: "button", class: "quiet", onclick: event => copy(event.currentTarget, asText(turn)) }, "Copy")));
     row.scrollIntoView({ block: "end" });
     await Promise.all(work);
   }
@@ -136,7 +137,7 @@ export class Conversation {
     const foot = make("p", { class: "foot" }, "waiting");
     const box = make("section", { class: "answer running", "aria-busy": "true" }, make("h3", {}, column.model), text, foot);
     host.append(box);
-    const answer = { view: new TokenText(text), done: false };
+    const answer = { model: column.model, view: new TokenText(text), done: false };
     turn.answers.set(column.key, answer);
     const controller = new AbortController();
     const { path, body } = this.request(turn.prompt, column);
@@ -176,7 +177,6 @@ export class Conversation {
     const choice = event.choices?.[0];
     if (event.usage) {
       figures.tokens = event.usage.completion_tokens;
-      figures.prompt = event.usage.prompt_tokens;
     }
 
     if (!choice) {
@@ -189,6 +189,11 @@ export class Conversation {
     const scores = scoresOf(choice.logprobs);
     if (!event.usage) {
       figures.tokens += Math.max(1, scores.length);
+    }
+
+    for (const score of scores) {
+      figures.surprise = (figures.surprise ?? 0) - score.logprob;
+      figures.scored = (figures.scored ?? 0) + 1;
     }
 
     answer.view.add(choice.delta?.content ?? choice.text ?? "", scores);
@@ -237,7 +242,9 @@ function scoresOf(logprobs) {
   }));
 }
 
-function figuresText({ start, first, last, tokens, prompt, finish }) {
+const asText = turn => [`> ${turn.prompt.replaceAll("\n", "\n> ")}`, ...[...turn.answers.values()].map(a => `**${a.model}**\n\n${a.view.text}`)].join("\n\n");
+
+function figuresText({ start, first, last, tokens, finish, surprise, scored }) {
   if (first === null) {
     return finish ?? "waiting";
   }
@@ -248,13 +255,13 @@ function figuresText({ start, first, last, tokens, prompt, finish }) {
     parts.push(`${((tokens - 1) / seconds).toFixed(1)} tok/s`);
   }
 
-  parts.push(`first after ${Math.round(first - start)} ms`);
-  if (prompt) {
-    parts.push(`prompt ${prompt}`);
+  parts.push(`first in ${Math.round(first - start)} ms`);
+  if (scored) {
+    parts.push(`perplexity ${Math.exp(surprise / scored).toFixed(2)}`);
   }
 
   if (finish && finish !== "stop") {
-    parts.push({ length: "cut at max tokens", stopped: "stopped" }[finish] ?? finish);
+    parts.push({ length: "cut", stopped: "stopped" }[finish] ?? finish);
   }
 
   return parts.join(" · ");

@@ -42,6 +42,21 @@ export const memory = {
   },
 };
 
+/** Copies a text and says so on the button for a moment. */
+export async function copy(button, text) {
+  const label = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    // Without https, browsers have a clipboard on localhost only.
+    button.textContent = "No clipboard here";
+  }
+
+  announce(button.textContent);
+  setTimeout(() => { button.textContent = label; }, 1500);
+}
+
 export function compact(number) {
   return number >= 1e6 ? `${(number / 1e6).toFixed(1)}M` : number >= 1e4 ? `${(number / 1e3).toFixed(0)}k` : number >= 1e3 ? `${(number / 1e3).toFixed(1)}k` : `${number}`;
 }

@@ -59,14 +59,21 @@ export class TrainingPanel {
     const step = x => `step ${x}`;
     this.#charts = {
       loss: new Chart(host, "Loss", { format: v => v.toFixed(3), zero: false, xLabel: step }),
-      rate: new Chart(host, "Learning rate", { format: v => v.toExponential(1), xLabel: step }),
+      rate: new Chart(host, "Learning rate", { format: v => (v === 0 ? "0" : v.toExponential(1)), xLabel: step }),
       speed: new Chart(host, "Tokens a second", { format: rate, xLabel: step }),
     };
   }
 
   async poll() {
-    const run = await get(`training?after=${this.#offset}`);
     byId("training").hidden = false;
+    let run;
+    try {
+      run = await get(`training?after=${this.#offset}`, true);
+    } catch (error) {
+      byId("run-state").textContent = error.status === 401 || error.status === 403 ? "Shown with an admin key." : error.message;
+      return;
+    }
+
     byId("run-name").textContent = run.run;
     if (run.offset < this.#offset || run.restarted) {
       this.#steps = [];
