@@ -16,6 +16,9 @@ public interface ITensorSource : IDisposable
     /// <exception cref="LoraSharpException">There is no tensor of this name.</exception>
     TensorData Read(string name);
 
+    /// <summary>What the file says of itself beside its tensors; empty where it has no place for that.</summary>
+    IReadOnlyDictionary<string, string> Metadata => System.Collections.Immutable.ImmutableDictionary<string, string>.Empty;
+
     /// <summary>The source that this one is a view of, for those who know how to take tensors in the form they are stored in; null for none.</summary>
     ITensorSource? Underlying => null;
 

@@ -24,7 +24,7 @@ internal sealed class StatusEndpoint(ServedModel model, ServerOptions options)
             ["running"] = engine.Running,
             ["waiting"] = engine.Waiting,
             ["kv_tokens"] = engine.CachedTokens,
-            ["kv_limit"] = model.Engine.Limits.CacheTokens,
+            ["kv_limit"] = (long)model.Engine.Status.Blocks.Total * model.Engine.Limits.BlockSize,
             ["generated_tokens"] = engine.GeneratedTokens,
             ["prompt_tokens"] = engine.PromptTokens,
             ["steps"] = engine.Steps,

@@ -21,7 +21,10 @@ internal sealed class ServeOptions
     private readonly Option<string?> _keys = new("--keys") { Description = "File of keys (YAML or JSON) with the adapters each may use and its limits a minute.", HelpName = "FILE" };
     private readonly Option<int> _batch = new("--max-batch") { Description = "Sequences computed side by side.", HelpName = "N", DefaultValueFactory = _ => EngineDefaults.MaxBatch };
     private readonly Option<int> _queue = new("--max-queue") { Description = "Requests that may wait; one more is answered 503.", HelpName = "N", DefaultValueFactory = _ => EngineDefaults.MaxWaiting };
-    private readonly Option<long> _cache = new("--kv-tokens") { Description = "Tokens that all caches may hold together.", HelpName = "N", DefaultValueFactory = _ => EngineDefaults.CacheTokens };
+    private readonly Option<string?> _memory = new("--kv-memory") { Description = "Memory of the key-value cache, e.g. 512MB; default: what the batch needs, at most 1 GB.", HelpName = "SIZE" };
+    private readonly Option<long> _cache = new("--kv-tokens") { Description = "Tokens that the key-value cache holds at most; 0 for as many as its memory.", HelpName = "N", DefaultValueFactory = _ => EngineDefaults.CacheTokens };
+    private readonly Option<int> _step = new("--step-tokens") { Description = "Tokens computed in one step: longer prompts are cut into pieces, between which others get their next token.", HelpName = "N", DefaultValueFactory = _ => EngineDefaults.StepTokens };
+    private readonly Option<bool> _unshared = new("--no-prefix-cache") { Description = "Compute every prompt from its beginning, also where another began alike." };
     private readonly Option<int> _length = new("--max-length") { Description = "Longest sequence; 0 for the model's own limit.", HelpName = "N" };
     private readonly Option<int> _answer = new("--default-max-tokens") { Description = "Length of a chat's answer when the request says nothing.", HelpName = "N", DefaultValueFactory = _ => Defaults.DefaultMaxTokens };
     private readonly Option<int> _loaded = new("--max-loaded-adapters") { Description = "Adapters kept in memory; the least recently used one makes room.", HelpName = "N", DefaultValueFactory = _ => EngineDefaults.MaxLoadedAdapters };
@@ -40,7 +43,7 @@ internal sealed class ServeOptions
 
     public void AddTo(Command command)
     {
-        foreach (Option option in (Option[])[_port, _host, _name, _apiKeys, _adminKey, _keys, _batch, _queue, _cache, _length, _answer, _loaded, _folders, _closed, _origins, _request, _drain, _body, _level, _format, _run, _plain])
+        foreach (Option option in (Option[])[_port, _host, _name, _apiKeys, _adminKey, _keys, _batch, _queue, _memory, _cache, _step, _unshared, _length, _answer, _loaded, _folders, _closed, _origins, _request, _drain, _body, _level, _format, _run, _plain])
         {
             command.Add(option);
         }
@@ -60,7 +63,10 @@ internal sealed class ServeOptions
     {
         MaxBatch = Positive(parsed, _batch),
         MaxWaiting = Positive(parsed, _queue),
-        CacheTokens = parsed.GetValue(_cache) is var tokens and > 0 ? tokens : throw new LoraSharpException($"--kv-tokens {parsed.GetValue(_cache)}: expected 1 or more."),
+        KeyValueMemory = parsed.GetValue(_memory) is { } memory ? ByteSize.Parse(memory, _memory.Name) : 0,
+        CacheTokens = parsed.GetValue(_cache) is var tokens and >= 0 ? tokens : throw new LoraSharpException($"--kv-tokens {parsed.GetValue(_cache)}: expected 0 (no bound but the memory's) or more."),
+        StepTokens = Math.Max(Positive(parsed, _step), Positive(parsed, _batch)),
+        PrefixCache = !parsed.GetValue(_unshared),
         MaxLength = parsed.GetValue(_length) is var length and >= 0 ? length : throw new LoraSharpException($"--max-length {parsed.GetValue(_length)}: expected 0 (the model's own limit) or more."),
         MaxLoadedAdapters = Positive(parsed, _loaded),
     };

@@ -32,7 +32,7 @@ public sealed class AdapterFolder : IDisposable
     public ITensorSource Tensors { get; }
 
     /// <summary>Metadata of the weights' file; empty where it has none.</summary>
-    public IReadOnlyDictionary<string, string> Metadata => (Tensors as SafetensorsFile)?.Metadata ?? new Dictionary<string, string>();
+    public IReadOnlyDictionary<string, string> Metadata => Tensors.Metadata;
 
     /// <summary>Each tensor's place in the model, in order of the keys.</summary>
     public IReadOnlyList<AdapterTensor> Parts { get; }

@@ -15,7 +15,28 @@ internal sealed class AdapterLoader(AdapterSet set)
     private readonly List<string> _faults = [];
     private readonly List<string> _warnings = [];
 
+    private AdapterTensor[] _parts = [];
+    private AdapterFolder? _folder;
+    private LoraAdapter? _adapter;
+    private bool _trainable;
+    private int _next;
+
+    /// <summary>Reads, checks and makes all of it.</summary>
     public LoraAdapter Load(AdapterFolder folder, string name, bool trainable)
+    {
+        Begin(folder, name, trainable);
+        while (PlaceNext())
+        {
+        }
+
+        return Complete();
+    }
+
+    /// <summary>
+    /// The same in pieces, for one who has other things to do on this thread: this, <see cref="PlaceNext"/> until it says
+    /// no, <see cref="Complete()"/>; or <see cref="Abandon"/> at any time.
+    /// </summary>
+    public void Begin(AdapterFolder folder, string name, bool trainable)
     {
         PeftConfig config = Targets.Resolve(set, folder.Config);
         if (config.InitLoraWeights is "corda" or "lora_ga" or "loftq")
@@ -24,16 +45,47 @@ internal sealed class AdapterLoader(AdapterSet set)
                 $"{folder.Location}: init_lora_weights is \"{config.InitLoraWeights}\", so the factors belong to a base that was changed when they were made, and how is not in the folder. Save it in PEFT with path_initial_model_for_weight_conversion, which makes a plain LoRA of it.");
         }
 
+        _folder = folder;
+        _trainable = trainable;
+        _parts = [.. folder.Parts.Where(p => p.Part != AdapterPart.TokenRows)];
+        _adapter = new LoraAdapter(name, config, trainable) { Metadata = folder.Metadata };
+    }
+
+    /// <summary>Makes the next tensor; false when there is none left.</summary>
+    public bool PlaceNext()
+    {
+        if (_next == _parts.Length)
+        {
+            return false;
+        }
+
         using var scope = NewDisposeScope();
         using var grad = no_grad();
-        var adapter = new LoraAdapter(name, config, trainable) { Metadata = folder.Metadata };
         try
         {
-            foreach (AdapterTensor part in folder.Parts.Where(p => p.Part != AdapterPart.TokenRows))
-            {
-                Place(adapter, folder, part);
-            }
+            Place(_adapter!, _folder!, _parts[_next++]);
+        }
+        catch
+        {
+            Abandon();
+            throw;
+        }
 
+        return true;
+    }
+
+    /// <summary>Frees what was made so far.</summary>
+    public void Abandon() => _adapter?.Dispose();
+
+    /// <summary>Proves that everything is there.</summary>
+    public LoraAdapter Complete()
+    {
+        LoraAdapter adapter = _adapter!;
+        AdapterFolder folder = _folder!;
+        using var scope = NewDisposeScope();
+        using var grad = no_grad();
+        try
+        {
             TokenRows.Add(set, adapter, _warnings, (path, table, ids) => Rows(folder, path, table, ids));
             Complete(adapter, folder);
             RequireBase(folder);
@@ -42,11 +94,11 @@ internal sealed class AdapterLoader(AdapterSet set)
         }
         catch
         {
-            adapter.Dispose();
+            Abandon();
             throw;
         }
 
-        foreach (NamedTensor tensor in adapter.Tensors.Where(_ => trainable))
+        foreach (NamedTensor tensor in adapter.Tensors.Where(_ => _trainable))
         {
             tensor.Value.requires_grad = true;
         }

@@ -99,6 +99,22 @@ public sealed class AdapterSet : IDisposable
         return adapter;
     }
 
+    /// <summary>A load that is done in pieces between other work; give its result to <see cref="Add"/>.</summary>
+    internal AdapterLoader BeginLoad(AdapterFolder folder, string name)
+    {
+        RequireFree(name);
+        var loader = new AdapterLoader(this);
+        loader.Begin(folder, name, trainable: false);
+        return loader;
+    }
+
+    /// <summary>Attaches what <see cref="BeginLoad"/> came to.</summary>
+    internal void Add(LoraAdapter adapter)
+    {
+        RequireFree(adapter.Name);
+        _adapters.Add(adapter.Name, adapter);
+    }
+
     /// <summary>Takes an adapter out and frees it. Where it was selected, the rest of the selection stays.</summary>
     public void Remove(string name)
     {

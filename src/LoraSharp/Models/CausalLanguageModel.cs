@@ -49,6 +49,12 @@ public sealed class CausalLanguageModel : IDisposable
     /// <summary>Whether the output projection is the embedding's weight.</summary>
     public bool IsTied { get; }
 
+    /// <summary>
+    /// Whether positions are turned by angles that depend on how long the sequence is (dynamic RoPE, LongRoPE): a pass must
+    /// then hold one sequence only, and its beginning can't be computed apart.
+    /// </summary>
+    public bool PositionsDependOnLength => Array.Exists(_ropes, r => r.DependsOnLength);
+
     /// <summary>Number of blocks.</summary>
     public int LayerCount => _layers.Length;
 

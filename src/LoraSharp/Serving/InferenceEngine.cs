@@ -1,12 +1,14 @@
-using System.Collections.Concurrent;
 using System.Runtime.CompilerServices;
 using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Peft;
 using LoraSharp.Formats.Tokenization;
-using LoraSharp.Layers;
 using LoraSharp.Models;
+using LoraSharp.Serving.Cache;
+using LoraSharp.Serving.Scheduling;
+using LoraSharp.Serving.Shelf;
 using LoraSharp.Tensors.Interop;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Serving;
@@ -16,49 +18,61 @@ namespace LoraSharp.Serving;
 /// and leave the batch between steps; one batch mixes the base with any adapters, each at its own rank.
 /// </summary>
 /// <remarks>
-/// A sequence has random numbers of its own and attends to its own cache, so what else is in the batch changes its logits
+/// A sequence has random numbers of its own and attends to its own blocks, so what else is in the batch changes its logits
 /// by rounding only (matrix products of another height; ≤ 1e-4 in float32, tested).
 /// </remarks>
 public sealed class InferenceEngine : IDisposable
 {
     private readonly CausalLanguageModel _model;
-    private readonly AdapterSet _adapters;
     private readonly Tokenizer? _tokenizer;
     private readonly EngineLimits _limits;
     private readonly AdapterShelf _shelf;
-    private readonly BlockingCollection<Action> _commands = [];
-    private readonly LinkedList<RunningSequence> _waiting = new();
-    private readonly List<RunningSequence> _running = [];
+    private readonly EngineInbox _inbox = new();
+    private readonly BlockPool _pool;
+    private readonly StepScheduler _scheduler;
+    private readonly IStepRunner _runner;
+    private readonly BackgroundQueue _background;
     private readonly Thread _thread;
+    private readonly bool _whole;
     private readonly int _maxLength;
     private int _queued;
     private volatile bool _stopping;
-    private volatile IReadOnlyList<AdapterInfo> _infos = [];
     private EngineStatus _status = new(0, 0, 0, 0, 0, 0);
 
     /// <summary>Starts the engine's thread. The model stays the caller's and must not be used elsewhere meanwhile.</summary>
     /// <param name="model">The base, built with adapters attachable.</param>
     /// <param name="adapters">The model's.</param>
     /// <param name="tokenizer">Gives texts and finds stop strings; null for token ids only.</param>
-    /// <param name="open">Opens an adapter by the name or path a user gives.</param>
+    /// <param name="open">Opens an adapter by the name or path a user gives; called on other threads.</param>
     /// <param name="limits">Bounds.</param>
     /// <param name="positions">Longest sequence the model was made for; 0 for none known.</param>
-    public InferenceEngine(CausalLanguageModel model, AdapterSet adapters, Tokenizer? tokenizer, Func<string, AdapterFolder> open, EngineLimits limits, int positions = 0)
+    /// <param name="clock">For metrics and shares of time; null for the system's.</param>
+    /// <exception cref="LoraSharpException">Limits out of range.</exception>
+    public InferenceEngine(CausalLanguageModel model, AdapterSet adapters, Tokenizer? tokenizer, Func<string, AdapterFolder> open, EngineLimits limits, int positions = 0, TimeProvider? clock = null)
     {
+        ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(limits);
+        clock ??= TimeProvider.System;
         _model = model;
-        _adapters = adapters;
         _tokenizer = tokenizer;
-        _limits = limits;
-        _shelf = new AdapterShelf(adapters, open, limits.MaxLoadedAdapters);
+        _limits = limits.Validate();
         int most = positions > 0 ? positions : int.MaxValue;
-        _maxLength = limits.MaxLength > 0 ? Math.Min(limits.MaxLength, most) : most;
+        most = limits.MaxLength > 0 ? Math.Min(limits.MaxLength, most) : most;
+        int blocks = limits.Blocks(model.Config, model.DType, most);
+        _maxLength = (int)Math.Min(most, (long)blocks * limits.BlockSize);
+        _whole = model.PositionsDependOnLength;
+        _pool = new BlockPool(blocks);
+        _scheduler = new StepScheduler(_pool, limits, _whole, model.InvalidatesCache);
+        _runner = new ModelStepRunner(model, adapters, new PagedCache(model.LayerCount, blocks, limits.BlockSize));
+        _background = new BackgroundQueue(clock);
+        Metrics = new EngineMetrics(() => Status, clock);
+        _shelf = new AdapterShelf(adapters, open, limits, work => _inbox.Post(work), Metrics, clock, model.Device.type == DeviceType.CPU);
         _thread = new Thread(Loop) { Name = "LoraSharp engine", IsBackground = true };
         _thread.Start();
     }
 
-    /// <summary>Registered adapters.</summary>
-    public IReadOnlyList<AdapterInfo> Adapters => _infos;
+    /// <summary>Registered adapters, by name.</summary>
+    public IReadOnlyList<AdapterInfo> Adapters => [.. _shelf.Infos.Values];
 
     /// <summary>Where the engine stands.</summary>
     public EngineStatus Status => Volatile.Read(ref _status);
@@ -66,27 +80,63 @@ public sealed class InferenceEngine : IDisposable
     /// <summary>Its bounds.</summary>
     public EngineLimits Limits => _limits;
 
+    /// <summary>What it tells of itself to whoever listens.</summary>
+    public EngineMetrics Metrics { get; }
+
     /// <summary>Longest sequence, prompt and answer.</summary>
     public int MaxLength => _maxLength;
 
+    /// <summary>The registered adapter of this name; null for none. Costs the same however many there are.</summary>
+    public AdapterInfo? FindAdapter(string name) => _shelf.Infos.GetValueOrDefault(name);
+
     /// <summary>Registers an adapter; it is read when first asked for.</summary>
-    public Task RegisterAsync(string name, string path) => Run(() =>
+    public Task RegisterAsync(string name, string path) => _inbox.Run(() =>
     {
         _shelf.Register(name, path);
         return true;
     });
 
-    /// <summary>Loads an adapter under a name, new or replacing another. Sequences that run on the old one finish on it.</summary>
+    /// <summary>
+    /// Loads an adapter under a name, new or replacing another, while others go on. Sequences that run on the old one finish
+    /// on it.
+    /// </summary>
     /// <exception cref="LoraSharpException">It cannot be read or does not fit the base; what was there before stays.</exception>
-    public Task<AdapterInfo> LoadAsync(string name, string path) => Run(() => _shelf.Load(name, path));
+    public Task<AdapterInfo> LoadAsync(string name, string path) => _inbox.Run(() => _shelf.LoadAsync(name, path)).Unwrap();
+
+    /// <summary>Sees to it that a registered adapter is ready before it is asked for.</summary>
+    /// <exception cref="UnknownAdapterException">There is none of this name.</exception>
+    /// <exception cref="LoraSharpException">It cannot be read or does not fit the base.</exception>
+    public Task<AdapterInfo> WarmAsync(string name) => _inbox.Run(() => _shelf.WarmAsync(name)).Unwrap();
+
+    /// <summary>Keeps an adapter in memory once it is there, whatever else is asked for; or lets it make room again.</summary>
+    /// <exception cref="UnknownAdapterException">There is none of this name.</exception>
+    public Task PinAsync(string name, bool pinned = true) => _inbox.Run(() =>
+    {
+        _shelf.Pin(name, pinned);
+        return true;
+    });
 
     /// <summary>Takes an adapter away. Sequences that run on it finish.</summary>
     /// <exception cref="UnknownAdapterException">There is none of this name.</exception>
-    public Task UnloadAsync(string name) => Run(() =>
+    public Task UnloadAsync(string name) => _inbox.Run(() =>
     {
         _shelf.Unload(name);
         return true;
     });
+
+    /// <summary>
+    /// Does other work on the same model in slices between the steps: all the time while nobody waits for tokens, and its
+    /// share of it while someone does. One work after the other.
+    /// </summary>
+    /// <param name="create">Makes the work, on the engine's thread.</param>
+    /// <param name="share">Its share of the time while requests run, above 0, at most 1.</param>
+    /// <param name="cancellation">Ends it between two slices.</param>
+    public Task RunBesideAsync(Func<IBackgroundWork> create, double share, CancellationToken cancellation = default)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(share);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(share, 1);
+        return _inbox.Run(() => _background.Add(create, share, cancellation)).Unwrap();
+    }
 
     /// <summary>Generates; the sequence ends early when the enumeration is left or cancelled.</summary>
     /// <exception cref="EngineBusyException">Too many requests wait.</exception>
@@ -99,12 +149,15 @@ public sealed class InferenceEngine : IDisposable
         if (Interlocked.Increment(ref _queued) > _limits.MaxWaiting)
         {
             Interlocked.Decrement(ref _queued);
+            Metrics.Refused(request);
             throw new EngineBusyException($"{_limits.MaxWaiting} requests wait already. Try again later.");
         }
 
         using var left = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-        var sequence = new RunningSequence(request, _tokenizer, left.Token) { Room = room };
-        _commands.Add(() => _waiting.AddLast(sequence), CancellationToken.None);
+        bool share = _limits.PrefixCache && !_whole && !request.PromptLogProbabilities;
+        var sequence = new RunningSequence(request, _tokenizer, new SequenceBlocks(_pool, _limits.BlockSize, share), left.Token) { Room = room };
+        Metrics.Arrived(sequence);
+        _inbox.Post(() => _scheduler.Add(sequence), sequence.Fail);
         try
         {
             await foreach (TokenUpdate update in sequence.Updates.Reader.ReadAllAsync(cancellation).ConfigureAwait(false))
@@ -115,6 +168,7 @@ public sealed class InferenceEngine : IDisposable
         finally
         {
             await left.CancelAsync().ConfigureAwait(false);
+            _inbox.Post(() => { });
         }
     }
 
@@ -123,10 +177,11 @@ public sealed class InferenceEngine : IDisposable
     {
         if (!_stopping)
         {
+            // Closed first, so that nobody's request falls between the last look into the inbox and the end.
+            _inbox.Close();
             _stopping = true;
-            _commands.Add(() => { });
             _thread.Join();
-            _commands.Dispose();
+            Metrics.Dispose();
         }
     }
 
@@ -145,281 +200,206 @@ public sealed class InferenceEngine : IDisposable
             : throw new LoraSharpException($"The prompt has {request.Prompt.Count} tokens; the model's context is {_maxLength}. Shorten it.");
     }
 
-    private Task<T> Run<T>(Func<T> work)
-    {
-        var done = new TaskCompletionSource<T>(TaskCreationOptions.RunContinuationsAsynchronously);
-        _commands.Add(() =>
-        {
-            try
-            {
-                T result = work();
-                _infos = _shelf.Infos;
-                done.SetResult(result);
-            }
-            catch (Exception error)
-            {
-                done.SetException(error);
-            }
-        });
-        return done.Task;
-    }
-
     private void Loop()
     {
         // Gradients are a setting of the thread.
         using IDisposable frozen = no_grad();
+        bool busy = false;
         while (!_stopping)
         {
-            bool idle = _running.Count == 0 && _waiting.Count == 0;
-            while (!_stopping && _commands.TryTake(out Action? command, idle ? Timeout.Infinite : 0))
-            {
-                command();
-                idle = false;
-            }
-
+            _inbox.Work(wait: !busy);
             if (!_stopping)
             {
-                Step();
+                busy = Step() || _shelf.HasWork || _background.HasWork;
             }
         }
 
-        foreach (RunningSequence sequence in _running.Concat(_waiting))
+        _inbox.Refuse();
+        LoraSharpException stopped = EngineInbox.Stopped();
+        foreach (RunningSequence sequence in _scheduler.Running.Concat(_scheduler.Waiting))
         {
-            sequence.Fail(new LoraSharpException("The server is shutting down."));
-            Free(sequence);
+            sequence.Fail(stopped);
         }
+
+        Retire();
+        _shelf.Stop(stopped);
+        _background.Stop(stopped);
+        _runner.Dispose();
     }
 
-    /// <summary>One turn: let go of what was cancelled, admit, run one token of everything that runs.</summary>
-    private void Step()
+    /// <summary>One turn: let go of who left, admit, schedule, run, sample and publish, then a slice of other work.</summary>
+    /// <returns>Whether there is more to do.</returns>
+    private bool Step()
     {
-        DropCancelled();
+        long start = Metrics.Now;
+        Retire();
         Admit();
-        foreach (IReadOnlyList<RunningSequence> group in Groups())
+        IReadOnlyList<StepChunk> plan = _scheduler.Plan();
+        foreach (IReadOnlyList<StepChunk> pass in Passes(plan))
         {
             try
             {
-                Decode(group);
+                using Tensor? logits = _runner.Run(pass);
+                Publish(pass, logits);
             }
             catch (Exception error) when (error is not OutOfMemoryException)
             {
-                // A fault of the computation is the group's, not the server's.
-                foreach (RunningSequence sequence in group)
-                {
-                    sequence.Fail(new LoraSharpException($"The model failed: {error.Message}", error));
-                }
+                // A fault of the computation is the pass's, not the server's.
+                Fail(pass, error);
             }
         }
 
         Retire();
-        EngineStatus before = _status;
-        Volatile.Write(ref _status, before with { Running = _running.Count, Waiting = _waiting.Count, CachedTokens = _running.Sum(s => (long)s.Tokens.Count) });
+        Report(start, plan.Count);
+        bool admissible = _shelf.Advance();
+        _background.RunSlice(idle: plan.Count == 0);
+        return plan.Count > 0 || admissible;
     }
 
-    private void DropCancelled()
-    {
-        for (LinkedListNode<RunningSequence>? node = _waiting.First; node is not null;)
-        {
-            LinkedListNode<RunningSequence>? next = node.Next;
-            if (node.Value.IsCancelled)
-            {
-                _waiting.Remove(node);
-                Interlocked.Decrement(ref _queued);
-                node.Value.Fail(new OperationCanceledException());
-            }
-
-            node = next;
-        }
-
-        foreach (RunningSequence sequence in _running.Where(s => s.IsCancelled))
-        {
-            sequence.Fail(new OperationCanceledException());
-        }
-
-        Retire();
-    }
-
-    // Each newcomer's prompt is run at once and gives its first token; from then on it is decoded with the others.
     private void Admit()
     {
-        while (_waiting.First is { } node && _running.Count < _limits.MaxBatch)
+        foreach (RunningSequence sequence in _scheduler.Waiting.ToArray())
         {
-            RunningSequence sequence = node.Value;
-            long held = _running.Sum(s => (long)s.Request.Prompt.Count + s.Room);
-            if (_running.Count > 0 && held + sequence.Request.Prompt.Count + sequence.Room > _limits.CacheTokens)
-            {
-                return;
-            }
-
-            _waiting.RemoveFirst();
-            Interlocked.Decrement(ref _queued);
             try
             {
-                sequence.Adapter = sequence.Request.Adapter is { } name ? _shelf.Take(name) : null;
-                _infos = sequence.Adapter is null ? _infos : _shelf.Infos;
-                Prefill(sequence);
-                _running.Add(sequence);
+                if (sequence.Request.Adapter is { } name && sequence.Adapter is null)
+                {
+                    // Who waits for its adapter does not hold up others.
+                    sequence.Adapter = _shelf.TryTake(name, sequence);
+                    if (sequence.Adapter is null)
+                    {
+                        continue;
+                    }
+                }
+
+                sequence.ContentKey = sequence.Adapter?.Content ?? PrefixKey.Start([]);
+                if (!_scheduler.TryAdmit(sequence))
+                {
+                    return;
+                }
+
+                if (sequence.Times.Admitted == 0)
+                {
+                    Interlocked.Decrement(ref _queued);
+                }
+
+                Metrics.Admitted(sequence);
+                _status = _status with { SharedTokens = _status.SharedTokens + sequence.Blocks.Computed };
             }
             catch (Exception error) when (error is not OutOfMemoryException)
             {
                 sequence.Fail(error);
-                Free(sequence);
             }
         }
-
-        Retire();
     }
 
-    private void Prefill(RunningSequence sequence)
+    // One pass for all; an adapter that replaces norms or other parameters of the whole model has a pass of its own, and
+    // where frequencies depend on the length every sequence has.
+    private IEnumerable<IReadOnlyList<StepChunk>> Passes(IReadOnlyList<StepChunk> plan)
+    {
+        if (_whole)
+        {
+            return plan.Select(c => new[] { c });
+        }
+
+        return plan.OrderBy(c => c.Sequence.Adapter?.Adapter.Name, StringComparer.Ordinal)
+            .GroupBy(c => c.Sequence.Adapter is { NeedsOwnPass: true } own ? own : null)
+            .Select(g => g.ToArray());
+    }
+
+    private unsafe void Publish(IReadOnlyList<StepChunk> pass, Tensor? logits)
     {
         using var scope = NewDisposeScope();
-        int length = sequence.Tokens.Count;
-        sequence.Cache?.Dispose();
-        sequence.Cache = new KeyValueCache(_model.LayerCount, null, Math.Min(length + sequence.Room, 512));
-        Tensor ids = tensor(sequence.Tokens.Select(t => (long)t).ToArray(), device: _model.Device).unsqueeze(0);
-        using IDisposable selected = _adapters.Use(Selection([sequence], length));
-        Tensor hidden = _model.Hidden(ids, arange(length, ScalarType.Int64, _model.Device).unsqueeze(0), sequence.Cache);
-        if (sequence.Request is { PromptLogProbabilities: true, LogProbabilities: { } top } && length == sequence.Request.Prompt.Count)
+        Tensor? host = logits?.to(ScalarType.Float32).cpu().contiguous();
+        int v = host is null ? 0 : checked((int)host.shape[1]);
+        float* row = host is null ? null : (float*)AtenTensor.DataPointer(host);
+        int generated = 0, prompt = 0;
+        foreach (StepChunk chunk in pass)
         {
-            sequence.PromptScores = PromptScores(sequence, hidden, top);
-        }
-
-        // The head may be adapted too: its rows are one now.
-        using IDisposable last = _adapters.Use(Selection([sequence], 1));
-        Tensor logits = _model.Logits(hidden.narrow(1, length - 1, 1)).view(1, -1);
-        Choose([sequence], logits);
-        _status = _status with { PromptTokens = _status.PromptTokens + length, Steps = _status.Steps + 1 };
-    }
-
-    private void Decode(IReadOnlyList<RunningSequence> group)
-    {
-        // Where positions of old tokens change with the length (dynamic RoPE), the cache is made anew.
-        foreach (RunningSequence stale in group.Where(s => _model.InvalidatesCache(s.Cache!.Length, s.Tokens.Count)))
-        {
-            Prefill(stale);
-        }
-
-        RunningSequence[] rows = [.. group.Where(s => s.Cache!.Length == s.Tokens.Count - 1 && !s.HasEnded)];
-        if (rows.Length == 0)
-        {
-            return;
-        }
-
-        using var scope = NewDisposeScope();
-        Tensor ids = tensor(rows.Select(s => (long)s.Tokens[^1]).ToArray(), [rows.Length, 1], device: _model.Device);
-        Tensor positions = tensor(rows.Select(s => (long)s.Tokens.Count - 1).ToArray(), [rows.Length, 1], device: _model.Device);
-        using IDisposable selected = _adapters.Use(Selection(rows, 1));
-        Tensor logits = _model.Forward(ids, positions, new SequenceBatchAttention([.. rows.Select(s => s.Cache!)])).view(rows.Length, -1);
-        Choose(rows, logits);
-        _status = _status with { Steps = _status.Steps + 1 };
-    }
-
-    private unsafe void Choose(IReadOnlyList<RunningSequence> rows, Tensor logits)
-    {
-        using var scope = NewDisposeScope();
-        Tensor host = logits.to(ScalarType.Float32).cpu().contiguous();
-        int v = checked((int)host.shape[1]);
-        float* start = (float*)AtenTensor.DataPointer(host);
-        for (int i = 0; i < rows.Count; i++)
-        {
-            var row = new ReadOnlySpan<float>(start + ((long)i * v), v);
-            int token = rows[i].Sampler.Next(row);
-            rows[i].Accept(token, rows[i].Request.LogProbabilities is { } top ? Score(row, token, top) : null);
-        }
-
-        _status = _status with { GeneratedTokens = _status.GeneratedTokens + rows.Count };
-    }
-
-    private unsafe List<TokenScore> PromptScores(RunningSequence sequence, Tensor hidden, int top)
-    {
-        var scores = new List<TokenScore> { new(sequence.Tokens[0], null, []) };
-        for (int i = 0; i + 1 < sequence.Request.Prompt.Count; i++)
-        {
-            using var scope = NewDisposeScope();
-            using IDisposable one = _adapters.Use(Selection([sequence], 1));
-            Tensor host = _model.Logits(hidden.narrow(1, i, 1)).view(-1).to(ScalarType.Float32).cpu().contiguous();
-            scores.Add(Score(new ReadOnlySpan<float>((void*)AtenTensor.DataPointer(host), checked((int)host.NumberOfElements)), sequence.Tokens[i + 1], top));
-        }
-
-        return scores;
-    }
-
-    private static TokenScore Score(ReadOnlySpan<float> logits, int token, int top)
-    {
-        double largest = double.NegativeInfinity;
-        foreach (float logit in logits)
-        {
-            largest = Math.Max(largest, logit);
-        }
-
-        double sum = 0;
-        foreach (float logit in logits)
-        {
-            sum += Math.Exp(logit - largest);
-        }
-
-        double log = largest + Math.Log(sum);
-        var best = new PriorityQueue<int, float>();
-        for (int i = 0; i < logits.Length && top > 0; i++)
-        {
-            if (best.Count < top)
+            RunningSequence sequence = chunk.Sequence;
+            int rows = chunk.LogitRows, top = sequence.Request.LogProbabilities ?? 0;
+            for (int i = 0; i < rows; i++, row += v)
             {
-                best.Enqueue(i, logits[i]);
+                float* at = row;
+                sequence.ScorePrompt(chunk.Start + chunk.Count - rows + i, token => TokenScores.Of(new ReadOnlySpan<float>(at, v), token, top));
             }
-            else if (best.TryPeek(out _, out float least) && logits[i] > least)
+
+            sequence.Blocks.Advance(chunk.Count, sequence.TokenSpan);
+            if (chunk.Count > 1 || sequence.Times.FirstToken == 0)
             {
-                best.DequeueEnqueue(i, logits[i]);
+                prompt += chunk.Count;
+                Metrics.Computed(sequence, chunk.Count);
+            }
+
+            if (chunk.ReachesEnd)
+            {
+                var last = new ReadOnlySpan<float>(row - v, v);
+                int token = sequence.Sampler.Next(last);
+                sequence.Accept(token, sequence.Request.LogProbabilities is null ? null : TokenScores.Of(last, token, top));
+                Metrics.Generated(sequence);
+                generated++;
             }
         }
 
-        var ranked = new List<(int, double)>();
-        while (best.TryDequeue(out int id, out float logit))
-        {
-            ranked.Insert(0, (id, logit - log));
-        }
-
-        return new TokenScore(token, logits[token] - log, ranked);
+        _status = _status with { GeneratedTokens = _status.GeneratedTokens + generated, PromptTokens = _status.PromptTokens + prompt, Steps = _status.Steps + 1 };
     }
 
-    private static AdapterSelection Selection(IReadOnlyList<RunningSequence> rows, long each) =>
-        AdapterSelection.ForRows(rows.Select(s => new RowSegment(each, s.Adapter?.Adapter)));
-
-    // One batch for all; an adapter that replaces norms or other parameters of the whole model has a pass of its own.
-    private IEnumerable<IReadOnlyList<RunningSequence>> Groups()
+    private static void Fail(IReadOnlyList<StepChunk> pass, Exception error)
     {
-        RunningSequence[] active = [.. _running.Where(s => !s.HasEnded)];
-        RunningSequence[] mixed = [.. active.Where(s => s.Adapter?.Adapter.Parameters.Count is null or 0).OrderBy(s => s.Adapter?.Adapter.Name, StringComparer.Ordinal)];
-        if (mixed.Length > 0)
+        foreach (StepChunk chunk in pass)
         {
-            yield return mixed;
-        }
-
-        foreach (IGrouping<AdapterVersion, RunningSequence> own in active.Where(s => s.Adapter?.Adapter.Parameters.Count > 0).GroupBy(s => s.Adapter!))
-        {
-            yield return [.. own];
+            chunk.Sequence.Fail(new LoraSharpException($"The model failed: {error.Message}", error));
         }
     }
 
+    // Blocks and adapters of who has ended or left are free at once.
     private void Retire()
     {
-        for (int i = _running.Count - 1; i >= 0; i--)
+        foreach (RunningSequence sequence in _scheduler.Running.Concat(_scheduler.Waiting).Where(s => s.IsCancelled))
         {
-            if (_running[i].HasEnded)
+            sequence.Fail(new OperationCanceledException());
+        }
+
+        foreach (RunningSequence sequence in _scheduler.RemoveEnded())
+        {
+            if (sequence.Times.Admitted == 0)
             {
-                Free(_running[i]);
-                _running.RemoveAt(i);
+                Interlocked.Decrement(ref _queued);
             }
+
+            if (sequence.Adapter is { } version)
+            {
+                _shelf.Return(version);
+                sequence.Adapter = null;
+            }
+
+            Metrics.Ended(sequence);
         }
     }
 
-    private void Free(RunningSequence sequence)
+    private void Report(long start, int batch)
     {
-        sequence.Cache?.Dispose();
-        sequence.Cache = null;
-        if (sequence.Adapter is { } version)
+        if (batch > 0)
         {
-            _shelf.Return(version);
-            sequence.Adapter = null;
+            Metrics.Step(start, batch);
+            _background.Served(Metrics.ElapsedSince(start));
         }
+
+        long preempted = _scheduler.Preemptions - _status.Preemptions;
+        if (preempted > 0)
+        {
+            Metrics.Preempted(preempted);
+        }
+
+        Volatile.Write(ref _status, _status with
+        {
+            Running = _scheduler.Running.Count,
+            Waiting = _scheduler.Waiting.Count,
+            CachedTokens = _scheduler.Running.Sum(s => (long)s.Blocks.Computed),
+            Preemptions = _scheduler.Preemptions,
+            Blocks = new BlockUse(_pool.Count, _pool.Used, _pool.Idle),
+            Adapters = _shelf.Use,
+            TrainingShare = _background.Share,
+        });
     }
 }

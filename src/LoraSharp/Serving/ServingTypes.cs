@@ -3,25 +3,6 @@ using LoraSharp.Inference;
 
 namespace LoraSharp.Serving;
 
-/// <summary>Bounds of an engine.</summary>
-public sealed record EngineLimits
-{
-    /// <summary>Sequences computed side by side.</summary>
-    public int MaxBatch { get; init; } = 16;
-
-    /// <summary>Requests that may wait; one more is refused.</summary>
-    public int MaxWaiting { get; init; } = 256;
-
-    /// <summary>Longest sequence, prompt and answer; 0 for the model's own limit.</summary>
-    public int MaxLength { get; init; }
-
-    /// <summary>Tokens that all running sequences may hold in their caches together.</summary>
-    public long CacheTokens { get; init; } = 1 << 17;
-
-    /// <summary>Adapters kept in memory; the least recently used idle one makes room.</summary>
-    public int MaxLoadedAdapters { get; init; } = 64;
-}
-
 /// <summary>One sequence to be generated.</summary>
 public sealed record InferenceRequest
 {
@@ -55,21 +36,77 @@ public sealed record TokenScore(int Token, double? LogProbability, IReadOnlyList
 /// <param name="PromptScores">In the first update, when asked for.</param>
 public sealed record TokenUpdate(int? Token, string Text, TokenScore? Score, FinishReason? Finish, IReadOnlyList<TokenScore>? PromptScores);
 
+/// <summary>Where an adapter is.</summary>
+public enum AdapterPlace
+{
+    /// <summary>Registered; nothing of it is in memory.</summary>
+    Disk,
+
+    /// <summary>Its file was read.</summary>
+    Host,
+
+    /// <summary>Its tensors are made: it runs at once.</summary>
+    Device,
+}
+
 /// <summary>A registered adapter.</summary>
 /// <param name="Name">What requests call it.</param>
 /// <param name="Path">Where it lies.</param>
 /// <param name="IsLoaded">Whether its tensors are in memory.</param>
 /// <param name="Rank">Its rank; 0 before it was first loaded.</param>
-public sealed record AdapterInfo(string Name, string Path, bool IsLoaded, int Rank);
+public sealed record AdapterInfo(string Name, string Path, bool IsLoaded, int Rank)
+{
+    /// <summary>The fastest memory it is in.</summary>
+    public AdapterPlace Place { get; init; }
+
+    /// <summary>Whether it stays there whatever else is asked for.</summary>
+    public bool IsPinned { get; init; }
+
+    /// <summary>Whether it is folded into a copy of the weights.</summary>
+    public bool IsMerged { get; init; }
+
+    /// <summary>Bytes it takes in memory, factors only; 0 on disk.</summary>
+    public long Bytes { get; init; }
+}
 
 /// <summary>Where the engine stands.</summary>
 /// <param name="Running">Sequences being computed.</param>
 /// <param name="Waiting">Requests that wait.</param>
-/// <param name="CachedTokens">Tokens held in caches.</param>
+/// <param name="CachedTokens">Tokens that the running sequences hold in the cache.</param>
 /// <param name="GeneratedTokens">Since the start.</param>
-/// <param name="PromptTokens">Since the start.</param>
+/// <param name="PromptTokens">Computed since the start.</param>
 /// <param name="Steps">Forward passes since the start.</param>
-public sealed record EngineStatus(int Running, int Waiting, long CachedTokens, long GeneratedTokens, long PromptTokens, long Steps);
+public sealed record EngineStatus(int Running, int Waiting, long CachedTokens, long GeneratedTokens, long PromptTokens, long Steps)
+{
+    /// <summary>Prompt tokens found in the cache and not computed, since the start.</summary>
+    public long SharedTokens { get; init; }
+
+    /// <summary>Sequences that had to give up their blocks, since the start.</summary>
+    public long Preemptions { get; init; }
+
+    /// <summary>Blocks of the key-value cache.</summary>
+    public BlockUse Blocks { get; init; } = new(0, 0, 0);
+
+    /// <summary>Adapters by place.</summary>
+    public AdapterUse Adapters { get; init; } = new(0, 0, 0, 0, 0);
+
+    /// <summary>Share of the engine's time, 0 to 1, that a training beside serving took lately.</summary>
+    public double TrainingShare { get; init; }
+}
+
+/// <summary>Blocks of the key-value cache.</summary>
+/// <param name="Total">All of them.</param>
+/// <param name="Used">By sequences.</param>
+/// <param name="Cached">By nobody, their content kept for prompts that begin alike.</param>
+public sealed record BlockUse(int Total, int Used, int Cached);
+
+/// <summary>Registered adapters by the fastest memory they are in.</summary>
+/// <param name="OnDevice">Ready to run.</param>
+/// <param name="OnHost">Their files are in memory.</param>
+/// <param name="OnDisk">Registered only.</param>
+/// <param name="DeviceBytes">Memory of the first, versions that were replaced and still run included.</param>
+/// <param name="HostBytes">Memory of files.</param>
+public sealed record AdapterUse(int OnDevice, int OnHost, int OnDisk, long DeviceBytes, long HostBytes);
 
 /// <summary>The engine takes no more requests for now: try again later.</summary>
 public sealed class EngineBusyException(string message) : LoraSharpException(message);

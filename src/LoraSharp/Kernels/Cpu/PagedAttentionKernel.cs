@@ -1,0 +1,211 @@
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+using LoraSharp.Tensors.Interop;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Kernels.Cpu;
+
+/// <summary>
+/// Attention of one new token of each of several sequences over keys and values in blocks. A row is computed by itself,
+/// in an order that depends on nothing but its own length: what else is in the batch does not change a bit of it.
+/// </summary>
+internal static unsafe class PagedAttentionKernel
+{
+    /// <summary>One sequence.</summary>
+    /// <param name="Place">Its token's place among the queries.</param>
+    /// <param name="Table">Where its block table begins in the joined tables.</param>
+    /// <param name="Length">Tokens it holds, the new one included.</param>
+    public readonly record struct Row(int Place, int Table, int Length);
+
+    /// <summary>Writes the rows' places of <paramref name="y"/> and leaves the others.</summary>
+    /// <param name="query">[1, h, n, e], neighbouring values of a head side by side.</param>
+    /// <param name="keys">[slots, hk, e], contiguous.</param>
+    /// <param name="values">[slots, hk, ev], contiguous.</param>
+    /// <param name="y">[n, h, ev], contiguous.</param>
+    /// <param name="rows">The sequences.</param>
+    /// <param name="tables">Their block tables, one after the other.</param>
+    /// <param name="blockSize">Tokens a block.</param>
+    /// <param name="window">How many of the last tokens are seen; 0 for all.</param>
+    /// <param name="settings">Scale and cap.</param>
+    /// <param name="sinks">[h], contiguous and of the query's type; null for none.</param>
+    public static void Attend(Tensor query, Tensor keys, Tensor values, Tensor y, ReadOnlySpan<Row> rows, ReadOnlySpan<int> tables, int blockSize, int window, DecodeAttention.Settings settings, Tensor? sinks)
+    {
+        long[] shape = query.shape, keyShape = keys.shape, strides = query.stride();
+        long heads = keyShape[1], longest = 1;
+        foreach (Row row in rows)
+        {
+            longest = Math.Max(longest, window > 0 ? Math.Min(window, row.Length) : row.Length);
+        }
+
+        long grain = Math.Max(1, (1 << 14) / (longest * keyShape[2]));
+        fixed (Row* row = rows)
+        fixed (int* table = tables)
+        {
+            if (query.dtype == ScalarType.Float32)
+            {
+                Work<Single32> work = Create<Single32>(row, table);
+                ParallelRange.For(0, rows.Length * heads, grain, ref work);
+            }
+            else
+            {
+                Work<Brain16> work = Create<Brain16>(row, table);
+                ParallelRange.For(0, rows.Length * heads, grain, ref work);
+            }
+        }
+
+        Work<T> Create<T>(Row* row, int* table)
+            where T : unmanaged, IElement => new()
+            {
+                Query = (byte*)AtenTensor.DataPointer(query),
+                Keys = (byte*)AtenTensor.DataPointer(keys),
+                Values = (byte*)AtenTensor.DataPointer(values),
+                Sinks = sinks is null ? null : (byte*)AtenTensor.DataPointer(sinks),
+                Y = (byte*)AtenTensor.DataPointer(y),
+                Rows = row,
+                Tables = table,
+                BlockSize = blockSize,
+                Window = window,
+                Heads = heads,
+                Shared = shape[1] / heads,
+                Size = shape[3],
+                ValueSize = values.shape[2],
+                Longest = longest,
+                QueryHeadStride = strides[1],
+                QueryTokenStride = strides[2],
+                Settings = settings,
+            };
+    }
+
+    private struct Work<T> : IRangeWork
+        where T : unmanaged, IElement
+    {
+        public byte* Query;
+        public byte* Keys;
+        public byte* Values;
+        public byte* Sinks;
+        public byte* Y;
+        public Row* Rows;
+        public int* Tables;
+        public int BlockSize;
+        public int Window;
+        public long Heads;
+        public long Shared;
+        public long Size;
+        public long ValueSize;
+        public long Longest;
+        public long QueryHeadStride;
+        public long QueryTokenStride;
+        public DecodeAttention.Settings Settings;
+
+        // An index is a row and one of its key-value heads.
+        public readonly void Run(long begin, long end)
+        {
+            float* scratch = (float*)NativeMemory.Alloc((nuint)(Size + ValueSize + Longest), sizeof(float));
+            for (long i = begin; i < end; i++)
+            {
+                Row row = Rows[i / Heads];
+                for (long shared = 0; shared < Shared; shared++)
+                {
+                    One(row, i % Heads, (i % Heads * Shared) + shared, scratch, scratch + Size, scratch + Size + ValueSize);
+                }
+            }
+
+            NativeMemory.Free(scratch);
+        }
+
+        private readonly void One(Row row, long source, long head, float* q, float* sum, float* scores)
+        {
+            byte* query = Query + (((head * QueryHeadStride) + (row.Place * QueryTokenStride)) * T.Size);
+            for (long i = 0; i < Size; i++)
+            {
+                q[i] = T.Get(query, i) * Settings.Scale;
+            }
+
+            int first = Window > 0 ? Math.Max(0, row.Length - Window) : 0;
+            int* table = Tables + row.Table;
+            float largest = Sinks is null ? float.NegativeInfinity : T.Get(Sinks, head);
+            float sink = largest;
+            for (int t = first; t < row.Length; t++)
+            {
+                float score = Dot(q, Keys + (((Slot(table, t) * Heads) + source) * Size * T.Size));
+                if (Settings.SoftCap != 0)
+                {
+                    score = MathF.Tanh(score / Settings.SoftCap) * Settings.SoftCap;
+                }
+
+                scores[t - first] = score;
+                largest = MathF.Max(largest, score);
+            }
+
+            float total = Exponentiate(scores, row.Length - first, largest) + (Sinks is null ? 0 : MathF.Exp(sink - largest));
+            new Span<float>(sum, (int)ValueSize).Clear();
+            for (int t = first; t < row.Length; t++)
+            {
+                Add(sum, scores[t - first], Values + (((Slot(table, t) * Heads) + source) * ValueSize * T.Size));
+            }
+
+            float scale = 1 / total;
+            byte* y = Y + (((row.Place * Heads * Shared) + head) * ValueSize * T.Size);
+            for (long i = 0; i < ValueSize; i++)
+            {
+                T.Set(y, i, sum[i] * scale);
+            }
+        }
+
+        private readonly long Slot(int* table, int token) => ((long)table[token / BlockSize] * BlockSize) + (token % BlockSize);
+
+        private readonly float Dot(float* q, byte* key)
+        {
+            Vector512<float> sum = default;
+            long i = 0;
+            for (; i + 16 <= Size; i += 16)
+            {
+                sum = Vector512.FusedMultiplyAdd(Vector512.Load(q + i), T.Load(key, i), sum);
+            }
+
+            float total = Vector512.Sum(sum);
+            for (; i < Size; i++)
+            {
+                total += q[i] * T.Get(key, i);
+            }
+
+            return total;
+        }
+
+        private static float Exponentiate(float* scores, int count, float largest)
+        {
+            Vector512<float> sums = default, top = Vector512.Create(largest);
+            int t = 0;
+            for (; t + 16 <= count; t += 16)
+            {
+                Vector512<float> e = Vector512.Exp(Vector512.Load(scores + t) - top);
+                e.Store(scores + t);
+                sums += e;
+            }
+
+            float total = Vector512.Sum(sums);
+            for (; t < count; t++)
+            {
+                scores[t] = MathF.Exp(scores[t] - largest);
+                total += scores[t];
+            }
+
+            return total;
+        }
+
+        private readonly void Add(float* sum, float weight, byte* value)
+        {
+            Vector512<float> weights = Vector512.Create(weight);
+            long i = 0;
+            for (; i + 16 <= ValueSize; i += 16)
+            {
+                Vector512.FusedMultiplyAdd(weights, T.Load(value, i), Vector512.Load(sum + i)).Store(sum + i);
+            }
+
+            for (; i < ValueSize; i++)
+            {
+                sum[i] += weight * T.Get(value, i);
+            }
+        }
+    }
+}
