@@ -22,8 +22,11 @@ switch (args.FirstOrDefault())
     case "nf4-layer":
         QuantizedLayerBenchmark.Run();
         return 0;
-    case "nf4-model" when args.Length == 2:
-        QuantizedModelBenchmark.Run(args[1]);
+    case "qlora-step" when args.Length == 2:
+        QloraStepBenchmark.Run(args[1]);
+        return 0;
+    case "quantized-decode" when args.Length > 1:
+        QuantizedDecodeBenchmark.Run(args[1], args[2..]);
         return 0;
     case "adapters":
         return AdapterBenchmark.Run(args[1..]);
@@ -43,7 +46,7 @@ switch (args.FirstOrDefault())
         return 0;
     default:
         Console.Error.WriteLine(
-            "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory | nf4-model FOLDER_OR_GGUF | gguf | train-cpu MODEL | sweep-cpu MODEL | decode MODEL | " +
+            "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory | qlora-step FOLDER | quantized-decode FOLDER [GGUF ...] | gguf | train-cpu MODEL | sweep-cpu MODEL | decode MODEL | " +
             "adapters MODEL | tokenizer FOLDER TEXT | gpu-train check|1b|8b|0.5b | serve-batch MODEL | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }

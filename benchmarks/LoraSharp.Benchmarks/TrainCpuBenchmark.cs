@@ -40,7 +40,7 @@ internal static class TrainCpuBenchmark
 
         double flops = FlopsPerToken(model, trainable);
         TrainerOptions options = new() { MaxSteps = steps, GradientCheckpointing = recompute };
-        Clocked clocked = new();
+        StepClock clocked = new();
         using var trainer = new Trainer(
             new TrainingSetup
             {
@@ -108,35 +108,5 @@ internal static class TrainCpuBenchmark
         }
 
         return 2.0 * 1024 * 1024 * 1024 / best;
-    }
-
-    private sealed class Clocked : ITrainingObserver
-    {
-        private long _last = Stopwatch.GetTimestamp();
-        private TimeSpan _processor;
-
-        public List<double> Seconds { get; } = [];
-
-        public List<double> ProcessorSeconds { get; } = [];
-
-        public List<long> Tensors { get; } = [];
-
-        public void On(TrainingEvent happened)
-        {
-            if (happened is TrainingStarted)
-            {
-                _last = Stopwatch.GetTimestamp();
-                _processor = Process.GetCurrentProcess().TotalProcessorTime;
-            }
-            else if (happened is StepCompleted)
-            {
-                Seconds.Add(Stopwatch.GetElapsedTime(_last).TotalSeconds);
-                TimeSpan processor = Process.GetCurrentProcess().TotalProcessorTime;
-                ProcessorSeconds.Add((processor - _processor).TotalSeconds);
-                _processor = processor;
-                Tensors.Add(Tensor.TotalCount);
-                _last = Stopwatch.GetTimestamp();
-            }
-        }
     }
 }

@@ -30,12 +30,12 @@ public static class EngineSetup
         try
         {
             ModelSource source = Own(OpenModel(options.Model));
-            // A checkpoint that is in 4 bits already is taken as it is.
+            // What a checkpoint holds in few bits, bitsandbytes' or GGUF's, stays as it is.
             QuantizationOptions? quantization = options.Quantization ?? (options.Quantize == "nf4" ? new QuantizationOptions() : null);
             var dense = new DenseLinearFactory(options.TrainBase);
             ILinearFactory factory = options.TrainBase ? dense
-                : options.Quantize == "q8" ? Own(new Q8LinearFactory(dense))
-                : Own(new Nf4LinearFactory(quantization, dense));
+                : options.Quantize == "q8" ? Own(new GgufLinearFactory(Own(new Q8LinearFactory(dense))))
+                : Own(new Nf4LinearFactory(quantization, Own(new GgufLinearFactory(dense))));
             AdapterSet adapters = Own(new AdapterSet { AcceptOtherBases = options.AcceptOtherBases });
             CausalLanguageModel model = Own(ModelLoader.Load(source, options.TrainBase ? factory : new LoraLinearFactory(adapters, factory), dtype, device, options.ModelType));
             var chosen = new List<(string, double)>();

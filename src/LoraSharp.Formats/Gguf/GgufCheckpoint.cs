@@ -113,6 +113,13 @@ public sealed unsafe class GgufCheckpoint : ITensorSource
         return new TensorData(plan.Info, bytes);
     }
 
+    /// <summary>A matrix in the blocks it is stored in; null for a tensor of a plain type, or one that is put together from others.</summary>
+    public GgufStoredMatrix? FindStored(string name)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        return _plans.TryGetValue(name, out GgufTensorPlan? plan) && plan.HasStoredRows ? new GgufStoredMatrix(plan) : null;
+    }
+
     /// <summary>Unmaps the file: no tensor laid over it may be used afterwards.</summary>
     public void Dispose()
     {

@@ -171,11 +171,11 @@ public sealed unsafe class FourBitWeight : IQuantizedMatrix
     }
 
     /// <inheritdoc/>
-    public Tensor Multiply(Tensor x)
+    public Tensor Multiply(Tensor x, long[] shape)
     {
         ArgumentNullException.ThrowIfNull(x);
-        long rows = x.shape[0];
-        Tensor y = empty([rows, Rows], x.dtype);
+        long rows = x.NumberOfElements / Columns;
+        Tensor y = empty(shape, x.dtype);
         FourBitMultiplier.Multiply((byte*)AtenTensor.DataPointer(_packed), Scales(), BlockSize, Codebook, (void*)AtenTensor.DataPointer(x), (void*)AtenTensor.DataPointer(y), x.dtype.ToElementType(), (int)rows, (int)Columns, (int)Rows, VectorWidths.Best, DType.ToElementType());
         return y;
     }

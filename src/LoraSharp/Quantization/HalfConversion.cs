@@ -26,9 +26,28 @@ internal static unsafe class HalfConversion
     /// <summary>float16 → float32.</summary>
     public static void HalfToSingle(ushort* source, float* target, long count)
     {
-        for (long i = 0; i < count; i++)
+        long i = 0;
+        for (; i + 16 <= count; i += 16)
+        {
+            (Vector256<uint> low, Vector256<uint> high) = Vector256.Widen(Vector256.Load(source + i));
+            Widen(low).Store(target + i);
+            Widen(high).Store(target + i + 8);
+        }
+
+        for (; i < count; i++)
         {
             target[i] = (float)BitConverter.UInt16BitsToHalf(source[i]);
+        }
+
+        // Moved to where float32 has its fields, a half is 2^-112 times its value, subnormals included; an exponent of all
+        // ones must stay one.
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        static Vector256<float> Widen(Vector256<uint> half)
+        {
+            Vector256<uint> magnitude = (half & Vector256.Create(0x7FFFu)) << 13;
+            Vector256<uint> scaled = (magnitude.AsSingle() * Vector256.Create(5192296858534827628530496329220096f)).AsUInt32();
+            Vector256<uint> special = Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(0x7C00u << 13)) & Vector256.Create(0x7F800000u);
+            return (scaled | special | ((half & Vector256.Create(0x8000u)) << 16)).AsSingle();
         }
     }
 

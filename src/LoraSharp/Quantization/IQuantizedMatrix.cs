@@ -24,8 +24,10 @@ public interface IQuantizedMatrix : IDisposable
     /// <summary>Whether <see cref="Multiply"/> takes x of this many rows in this type, here.</summary>
     bool CanMultiply(long rows, ScalarType dtype);
 
-    /// <summary>x·Wᵀ for few rows, without dequantising W into memory: x [m, k] contiguous → [m, f] of the same type.</summary>
-    Tensor Multiply(Tensor x);
+    /// <summary>x·Wᵀ for few rows, without dequantising W into memory.</summary>
+    /// <param name="x">[..., k] contiguous.</param>
+    /// <param name="shape">[..., f], of the result, which has x's type.</param>
+    Tensor Multiply(Tensor x, long[] shape);
 
     /// <summary>Writes the matrix into a contiguous tensor [f, k] on the same device.</summary>
     void DequantizeInto(Tensor target);

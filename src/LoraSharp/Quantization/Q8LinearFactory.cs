@@ -1,4 +1,5 @@
 using LoraSharp.Formats;
+using LoraSharp.Formats.Gguf;
 using LoraSharp.Layers;
 using LoraSharp.Tensors;
 using static TorchSharp.torch;
@@ -6,9 +7,9 @@ using static TorchSharp.torch;
 namespace LoraSharp.Quantization;
 
 /// <summary>
-/// Linear layers in bytes (GGUF's Q8_0), for decoding faster than bfloat16 without a loss that shows: the weights of a
-/// Q8_0 file are kept as they are, others are rounded to it while loading. The output head is included; embeddings,
-/// routers and rows that are no whole blocks come from the inner factory. Dispose it after the model.
+/// Linear layers in bytes (GGUF's Q8_0), for decoding faster than bfloat16 without a loss that shows: rounded while
+/// loading, tensor by tensor. The output head is included; embeddings, routers and rows that are no whole blocks come
+/// from the inner factory. Dispose it after the model.
 /// </summary>
 /// <param name="inner">Makes everything that is not quantised.</param>
 public sealed class Q8LinearFactory(ILinearFactory inner) : ILinearFactory, IDisposable
@@ -23,17 +24,17 @@ public sealed class Q8LinearFactory(ILinearFactory inner) : ILinearFactory, IDis
         string name = spec.TiedTo ?? spec.Name + ".weight";
         bool transposed = spec.IsConv1D && spec.TiedTo is null;
         long[] shape = transposed ? [spec.InFeatures, spec.OutFeatures] : [spec.OutFeatures, spec.InFeatures];
-        if (spec.KeepPrecision || !Q8Weight.Supports(spec.InFeatures) || !weights.Source.Tensors.TryGetValue(name, out TensorInfo? info) || !info.Shape.SequenceEqual(shape))
+        if (spec.KeepPrecision || !ScaledBlockWeight.Supports(spec.InFeatures) || !weights.Source.Tensors.TryGetValue(name, out TensorInfo? info) || !info.Shape.SequenceEqual(shape))
         {
             return inner.CreateLinear(spec, weights);
         }
 
         weights.Ignore(name);
-        Q8Weight weight;
+        ScaledBlockWeight weight;
         using (NewDisposeScope())
         {
             Tensor matrix = TensorBytes.ToTensor(weights.Source.Read(name), null, CPU);
-            weight = Q8Weight.Quantize(transposed ? matrix.t() : matrix, name, weights.Device);
+            weight = ScaledBlockWeight.Quantize(transposed ? matrix.t() : matrix, name, GgufTensorType.Q8_0, weights.Device);
         }
 
         return new QuantizedLinear(spec, weight, spec.HasBias ? weights.Read(spec.Name + ".bias", [spec.OutFeatures]).DetachFromDisposeScope() : null, _buffer);

@@ -91,13 +91,10 @@ public sealed class QuantizedLinear : LinearLayer
             return _buffer.Use(_weight, x.dtype, w => nn.functional.linear(x, w, bias!));
         }
 
-        using var scope = NewDisposeScope();
-        Tensor y = _weight.Multiply(x.detach().reshape(rows, Spec.InFeatures).contiguous());
-        if (bias is not null)
-        {
-            y.add_(bias);
-        }
-
-        return y.view([.. x.shape[..^1], Spec.OutFeatures]).MoveToOuterDisposeScope();
+        long[] shape = x.shape;
+        shape[^1] = Spec.OutFeatures;
+        using Tensor? dense = x.is_contiguous() ? null : x.detach().contiguous();
+        Tensor y = _weight.Multiply(dense ?? x, shape);
+        return bias is null ? y : y.add_(bias);
     }
 }

@@ -35,6 +35,16 @@ internal sealed unsafe record GgufTensorPlan(TensorInfo Info, GgufSource[] Sourc
     /// <summary>Whether the mapped bytes are the tensor as they are.</summary>
     public bool IsInPlace => Rows is null && !MinusOne && !Transpose && Sources.Length == 1 && Sources[0].Info.Type.Plain() == Info.Type;
 
+    /// <summary>Whether the tensor is a matrix of block rows that the file has too, if in another order.</summary>
+    public bool HasStoredRows => !MinusOne && !Transpose && Sources.Length == 1 && Info.Shape.Count == 2 && Sources[0].Info.Type.Plain() is null;
+
+    /// <summary>Writes the rows as the file has them, see <see cref="HasStoredRows"/>.</summary>
+    public void CopyStored(byte* output)
+    {
+        long bytes = Sources[0].Info.Type.ByteCount(RowSize);
+        CopyRows(output, bytes, (source, row, to) => Buffer.MemoryCopy(Sources[source].Pointer + (row * bytes), (void*)to, bytes, bytes));
+    }
+
     /// <summary>Writes the tensor's bytes.</summary>
     public void Read(byte* output)
     {
