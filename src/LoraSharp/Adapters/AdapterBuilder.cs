@@ -1,3 +1,4 @@
+using LoraSharp.Adapters.Initialization;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Peft;
 using LoraSharp.Layers;
@@ -10,23 +11,23 @@ internal sealed class AdapterBuilder(AdapterSet set)
 {
     private readonly List<string> _warnings = [];
 
-    public LoraAdapter Build(string name, LoraOptions options, long seed, string? baseModel)
+    public LoraAdapter Build(string name, LoraOptions options, long seed, string? baseModel, InputDirections? directions)
     {
         options.Validate();
-        if (options.Init == "eva")
+        if (options.Init == "eva" && directions is null)
         {
-            // Without its pass over the data both factors are zero, and zero factors get no gradient.
-            throw new LoraSharpException("init eva: needs activations of training data, and that pass is not written yet. Use default, pissa or olora; an adapter that was made with it in PEFT can be loaded.");
+            throw new LoraSharpException("init eva: starts from what the layers see of the training data; give InputDirections that have watched some (lora train does).");
         }
 
         PeftConfig config = Resolve(options.ToConfig(baseModel));
+        config = directions?.Distribute(config) ?? config;
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         using var generator = new Generator((ulong)seed, CPU);
         var adapter = new LoraAdapter(name, config, trainable: true) { RankDropout = options.RankDropout };
         try
         {
-            AddFactors(adapter, new FactorInitializer(generator, options.Init));
+            AddFactors(adapter, new FactorInitializer(generator, options.Init, directions));
             AddBiases(adapter);
             AddSavedModules(adapter);
             TokenRows.Add(set, adapter, _warnings, (_, table, ids) => table.index_select(0, ids).to(ScalarType.Float32));
@@ -42,6 +43,7 @@ internal sealed class AdapterBuilder(AdapterSet set)
             throw;
         }
 
+        NoteUnseen(adapter, directions);
         adapter.Warnings = _warnings;
         return adapter;
     }
@@ -102,6 +104,26 @@ internal sealed class AdapterBuilder(AdapterSet set)
             {
                 _warnings.Add($"{path} shares its weight with {tied}: only {path} is adapted, and merging gives it a weight of its own.");
             }
+        }
+    }
+
+    private void NoteUnseen(LoraAdapter adapter, InputDirections? directions)
+    {
+        if (directions is null)
+        {
+            return;
+        }
+
+        IReadOnlyDictionary<string, int> ranks = directions.Ranks();
+        string[] unseen = [.. adapter.Modules.Values.Where(m => m.A is not null && !ranks.ContainsKey(m.Name)).Select(m => m.Name)];
+        if (unseen.Length > 0)
+        {
+            _warnings.Add($"init eva: {unseen.Length} modules start as usual, since they look up rows or saw too few tokens: {string.Join(", ", unseen.Take(5))}{(unseen.Length > 5 ? ", ..." : string.Empty)}.");
+        }
+
+        if (!directions.IsConverged)
+        {
+            _warnings.Add($"init eva: after {directions.Batches} batches some directions still move; they are taken as they are.");
         }
     }
 

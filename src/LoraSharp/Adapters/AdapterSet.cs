@@ -1,3 +1,4 @@
+using LoraSharp.Adapters.Initialization;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Peft;
 using LoraSharp.Layers;
@@ -74,12 +75,13 @@ public sealed class AdapterSet : IDisposable
     /// <param name="seed">For the random factors.</param>
     /// <param name="name">Name to select it by.</param>
     /// <param name="baseModel">Name of the base to record.</param>
+    /// <param name="directions">What the layers see of the training data; needed by init eva.</param>
     /// <exception cref="LoraSharpException">Settings that can't be used, targets that match nothing, a name that is taken.</exception>
-    public LoraAdapter Create(LoraOptions options, long seed, string name = DefaultName, string? baseModel = null)
+    public LoraAdapter Create(LoraOptions options, long seed, string name = DefaultName, string? baseModel = null, InputDirections? directions = null)
     {
         ArgumentNullException.ThrowIfNull(options);
         RequireFree(name);
-        LoraAdapter adapter = new AdapterBuilder(this).Build(name, options, seed, baseModel);
+        LoraAdapter adapter = new AdapterBuilder(this).Build(name, options, seed, baseModel, directions);
         _adapters.Add(name, adapter);
         Select(name);
         return adapter;
@@ -178,6 +180,9 @@ public sealed class AdapterSet : IDisposable
 
     /// <summary>Device of the model.</summary>
     internal Device Device { get; private set; } = CPU;
+
+    /// <summary>Told path and input [..., k] of every linear layer that runs; null for nobody.</summary>
+    internal Action<string, Tensor>? Watcher { get; set; }
 
     internal LoraLinear Register(LinearLayer inner, WeightReader? weights)
     {

@@ -4,7 +4,7 @@ namespace LoraSharp.Adapters;
 
 /// <summary>
 /// Row norms of W + s·B·A without forming it: ‖w + s·bA‖² = ‖w‖² + 2s·(W·Aᵀ)·b + s²·b·(A·Aᵀ)·bᵀ. The cost is one thin
-/// product with W instead of one full matrix.
+/// product with W instead of one full matrix. What an initialisation took out of W counts as factors [B, −B0]·[A; A0].
 /// </summary>
 internal static class DoraNorm
 {
@@ -17,6 +17,11 @@ internal static class DoraNorm
         using var scope = NewDisposeScope();
         Tensor a = module.A!.detach();
         Tensor b = module.B!.detach();
+        if (module.AnchorA is not null)
+        {
+            (a, b) = (cat([a, module.AnchorA], 0), cat([b, module.AnchorB!.neg()], 1));
+        }
+
         double s = module.Scaling;
         Tensor gram = a.mm(a.t()).mul_(s * s);
         Tensor inner = weight.mm(a.t()).mul_(2 * s).addmm_(b, gram);

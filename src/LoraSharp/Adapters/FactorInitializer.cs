@@ -1,4 +1,5 @@
 using System.Globalization;
+using LoraSharp.Adapters.Initialization;
 using LoraSharp.Formats;
 using LoraSharp.Layers;
 using static TorchSharp.torch;
@@ -11,7 +12,8 @@ namespace LoraSharp.Adapters;
 /// </summary>
 /// <param name="generator">On the CPU.</param>
 /// <param name="init">PEFT's name of the initialisation.</param>
-internal sealed class FactorInitializer(Generator generator, string init)
+/// <param name="directions">For eva.</param>
+internal sealed class FactorInitializer(Generator generator, string init, InputDirections? directions = null)
 {
     /// <summary>A [r, k] and B [f, r] of a linear layer; for PiSSA and OLoRA what they take out of W as well.</summary>
     public void Linear(AdapterModule module, LoraLinear layer, int rank, Device device)
@@ -24,15 +26,19 @@ internal sealed class FactorInitializer(Generator generator, string init)
             return;
         }
 
+        if (directions?.Factor(layer.Spec.Name, rank) is { } seen)
+        {
+            (module.A, module.B) = (Own(seen, device), Own(zeros(f, rank), device));
+            return;
+        }
+
         (Tensor a, Tensor b) = init switch
         {
             // kaiming_uniform_ with a = sqrt(5): bound = sqrt(6 / ((1 + 5) k)).
-            "true" => (empty(rank, k).uniform_(-1 / Math.Sqrt(k), 1 / Math.Sqrt(k), generator), zeros(f, rank)),
+            "true" or "eva" => (empty(rank, k).uniform_(-1 / Math.Sqrt(k), 1 / Math.Sqrt(k), generator), zeros(f, rank)),
             // What nn.Linear gives both of them.
             "false" => (empty(rank, k).uniform_(-1 / Math.Sqrt(k), 1 / Math.Sqrt(k), generator), empty(f, rank).uniform_(-1 / Math.Sqrt(rank), 1 / Math.Sqrt(rank), generator)),
             "gaussian" => (empty(rank, k).normal_(0, 1.0 / rank, generator), zeros(f, rank)),
-            // Until data has been seen: an EvaInitializer puts directions of the inputs into A.
-            "eva" => (zeros(rank, k), zeros(f, rank)),
             "orthogonal" => Orthogonal(rank, k, f),
             _ => throw new LoraSharpException($"Initialisation '{init}' is not known."),
         };

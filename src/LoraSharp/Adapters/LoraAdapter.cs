@@ -27,7 +27,7 @@ public sealed class LoraAdapter : IDisposable
     public bool IsTrainable { get; }
 
     /// <summary>Dropout over whole ranks while training; see <see cref="LoraOptions.RankDropout"/>.</summary>
-    public double RankDropout { get; init; }
+    public double RankDropout { get; internal set; }
 
     /// <summary>What it has for linear layers and embeddings, by path.</summary>
     public IReadOnlyDictionary<string, AdapterModule> Modules => _modules;

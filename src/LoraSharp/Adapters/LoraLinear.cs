@@ -39,6 +39,7 @@ public sealed class LoraLinear : LinearLayer
     public override Tensor Forward(Tensor x)
     {
         ArgumentNullException.ThrowIfNull(x);
+        _adapters.Watcher?.Invoke(Spec.Name, x);
         AdapterSelection selection = _adapters.Selection;
         if (!Concerns(selection))
         {
@@ -283,8 +284,10 @@ public sealed class LoraLinear : LinearLayer
         Tensor? bias = module.Bias ?? Bias;
         bool hasDropout = !ReferenceEquals(dropped, input);
 
-        // With dropout the direction sees the thinned input, as in PEFT; the base's own part does not.
-        Tensor product = hasDropout ? _inner.Forward(dropped.to(rows.dtype)) : y;
+        // Where an initialisation took something out of W, the base is what it left. With dropout the direction sees the
+        // thinned input, as in PEFT; the base's own part does not.
+        y = Residual(module, input, y);
+        Tensor product = hasDropout ? Residual(module, dropped, _inner.Forward(dropped.to(rows.dtype))) : y;
         Tensor direction = (bias is null ? product : product - bias).to(module.A.dtype);
         Tensor kept = direction;
         direction = AddProduct(hasDropout ? direction.clone() : direction, Hidden(module, adapter, dropped), module.B!, (float)module.Scaling);
@@ -292,6 +295,18 @@ public sealed class LoraLinear : LinearLayer
             ? y + (direction * scale) - kept
             : bias is null ? direction * scale : (direction * scale).add_(bias);
         return result.to(y.dtype);
+    }
+
+    // y − s·(x·A0ᵀ)·B0ᵀ; y is a fresh tensor.
+    private static Tensor Residual(AdapterModule module, Tensor input, Tensor y)
+    {
+        if (module.AnchorA is null)
+        {
+            return y;
+        }
+
+        Tensor taken = nn.functional.linear(input.mm(module.AnchorA.t()), module.AnchorB!);
+        return y.add_(taken, (float)-module.Scaling);
     }
 
     private Tensor DoraScale(AdapterModule module)

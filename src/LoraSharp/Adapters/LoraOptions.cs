@@ -94,7 +94,6 @@ public sealed record LoraOptions
         Require(LayersPattern is not { Count: > 0 } || LayersToTransform is not null, "layers_pattern: needs layers_to_transform");
         Require(!LoraBias || Init is "true" or "false", $"lora_bias: needs init true or false, found '{Init}'");
         Require(!LoraBias || !UseDora, "lora_bias: can't be combined with dora");
-        Require(!UseDora || !(Init.StartsWith("pissa", StringComparison.Ordinal) || Init == "olora"), $"dora: can't be combined with init {Init}, which changes the weight that the magnitudes belong to");
         Require(Init != "orthogonal" || (Rank % 2 == 0 && RankPattern.Values.All(r => r % 2 == 0)), "init orthogonal: needs even ranks");
         foreach ((string key, int rank) in RankPattern.Where(p => p.Value < 1))
         {

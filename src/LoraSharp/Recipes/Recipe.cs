@@ -85,6 +85,11 @@ public sealed record AdapterRecipe
     [Range(0.0, 0.999)]
     public double Dropout { get; init; }
 
+    /// <summary>Rank dropout.</summary>
+    [Description("Probability of dropping a whole rank while training (LyCORIS, Yeh et al. 2024).")]
+    [Range(0.0, 0.999)]
+    public double RankDropout { get; init; }
+
     /// <summary>Targets.</summary>
     [Description("all-linear, a list of name suffixes, or a regular expression that matches whole module names.")]
     public NameSet Targets { get; init; } = new("all-linear");
@@ -102,8 +107,18 @@ public sealed record AdapterRecipe
     public bool Dora { get; init; }
 
     /// <summary>Initialisation.</summary>
-    [Description("How A and B start: default, gaussian, pissa, pissa_niter_N, olora, orthogonal. For LoftQ and QPiSSA see lora quantize --init.")]
+    [Description("How A and B start: default, gaussian, pissa, pissa_niter_N, olora, orthogonal, eva (directions of what the layers see of the training data, Paischer et al. 2024). For LoftQ and QPiSSA see lora quantize --init.")]
     public string Init { get; init; } = "default";
+
+    /// <summary>EVA's redistribution.</summary>
+    [Description("With init eva: a layer may get up to rank · eva_rho, taken from layers that need fewer directions; 1 keeps every rank.")]
+    [Range(1.0, 1000.0)]
+    public double EvaRho { get; init; } = 2;
+
+    /// <summary>EVA's end.</summary>
+    [Description("With init eva: cosine with the batch before from which on a direction counts as found.")]
+    [Range(0.0, 1.0)]
+    public double EvaTau { get; init; } = 0.99;
 
     /// <summary>Start from an adapter.</summary>
     [Description("Go on from this adapter folder: its configuration replaces the other keys of this section.")]

@@ -132,7 +132,7 @@ public sealed class AdapterModelTests
     public void A_new_adapter_changes_nothing_and_every_matrix_gets_a_gradient()
     {
         foreach (LoraOptions options in (LoraOptions[])[
-            new() { Rank = 4 }, new() { Rank = 4, UseDora = true }, new() { Rank = 4, Init = "pissa" }, new() { Rank = 4, Init = "olora" }, new() { Rank = 4, Init = "orthogonal" },
+            new() { Rank = 4 }, new() { Rank = 4, UseDora = true }, new() { Rank = 4, Init = "pissa" }, new() { Rank = 4, Init = "olora" }, new() { Rank = 4, Init = "pissa", UseDora = true, UseRsLora = true }, new() { Rank = 4, Init = "orthogonal" },
             new() { Rank = 4, Targets = ModuleSelector.List(["embed_tokens", "lm_head", "q_proj"]) },
             new() { Rank = 4, Targets = ModuleSelector.List(["q_proj"]), ModulesToSave = ["lm_head", "norm"], TrainableTokens = new Dictionary<string, IReadOnlyList<long>> { ["embed_tokens"] = [3, 4, 5, 6] } }])
         {
@@ -450,6 +450,47 @@ public sealed class AdapterVariantTests
         using var merged = new AdaptedModel(Path.Combine(folder.Path, "merged"));
         float largest = Math.Max(1, adapted.abs().max().item<float>());
         Assert.True((merged.Logits(ids) - adapted).abs().max().item<float>() < 5e-5 * largest, $"{(merged.Logits(ids) - adapted).abs().max().item<float>()}");
+    }
+
+    [Theory]
+    [InlineData("pissa", 0)]
+    [InlineData("olora", 0)]
+    [InlineData("pissa", 0.2)]
+    public void Dora_over_a_residual_is_saved_as_dora_over_the_base(string init, double dropout)
+    {
+        using var model = new AdaptedModel("models/llama");
+        using Tensor ids = tensor(new long[,] { { 4, 5, 7, 9, 100, 3, 8, 12 } });
+        using var scope = NewDisposeScope();
+        LoraAdapter adapter = model.Adapters.Create(new LoraOptions { Rank = 4, UseDora = true, Init = init, Dropout = dropout }, 1);
+        using (no_grad())
+        using (var generator = new Generator(9, CPU))
+        {
+            foreach (NamedTensor tensor in adapter.Tensors)
+            {
+                tensor.Value.add_(randn(tensor.Value.shape, generator: generator) * 0.05);
+            }
+        }
+
+        Tensor adapted = model.Logits(ids);
+        // Dropping nothing goes the other way through the layer and must come to the same.
+        model.Adapters.Training = dropout > 0;
+        Assert.Equal(dropout > 0, (model.Logits(ids) - adapted).abs().max().item<float>() > 1e-3);
+        model.Adapters.Training = false;
+        using var folder = new TemporaryFolder();
+        string saved = Path.Combine(folder.Path, "adapter");
+        AdapterWriter.Write(adapter, saved, model.Adapters.Base);
+        using AdapterFolder opened = AdapterFolder.Open(saved);
+        Assert.Equal((8, true, "true"), (opened.Config.Rank, opened.Config.UseDora, opened.Config.InitLoraWeights));
+        model.Adapters.Load(opened, "loaded");
+        model.Adapters.Select("loaded");
+        Assert.True((adapted - model.Logits(ids)).abs().max().item<float>() < 2e-5);
+        using (ModelSource source = ModelSource.OpenFolder(Fixtures.Path("models/llama")))
+        {
+            AdapterMerger.Merge(source, [new(opened)], Path.Combine(folder.Path, "merged"), new MergeOptions());
+        }
+
+        using var merged = new AdaptedModel(Path.Combine(folder.Path, "merged"));
+        Assert.True((merged.Logits(ids) - adapted).abs().max().item<float>() < 5e-5);
     }
 
     [Fact]
