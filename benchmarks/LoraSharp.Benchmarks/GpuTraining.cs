@@ -1,5 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
+using LoraSharp.Models;
+using LoraSharp.Quantization;
 using LoraSharp.Tensors;
 using LoraSharp.Tensors.Cuda;
 using LoraSharp.Training.Fused;
@@ -10,7 +12,8 @@ namespace LoraSharp.Benchmarks;
 
 /// <summary>
 /// The fused LoRA step on a GPU: checked against a plain model in float32 by autograd, then timed with random weights.
-/// <c>gpu-train check</c>, <c>gpu-train 1b|8b|0.5b [steps]</c>. One JSON line each, as the peers' scripts print.
+/// <c>gpu-train check</c>, <c>gpu-train 1b|8b|0.5b|65b [steps] [nf4] [ckpt] [batch=N] [eager]</c>. One JSON line each, as
+/// the peers' scripts print.
 /// </summary>
 internal static class GpuTraining
 {
@@ -22,15 +25,17 @@ internal static class GpuTraining
         var device = new Device(DeviceType.CUDA, 0);
         return args[0] switch
         {
-            "check" => Check(device, packed: false, checkpointing: false) + Check(device, packed: false, checkpointing: true) + Check(device, packed: true, checkpointing: false),
+            "check" => CheckDequantization(device) + Check(device, packed: false, checkpointing: false) + Check(device, packed: false, checkpointing: true)
+                + Check(device, packed: true, checkpointing: false) + Check(device, packed: true, checkpointing: true, nf4: true),
             "1b" => Time(device, "llama-1b", new(16, 2048, 32, 8, 64, 8192, 128256, 4, 2048, true), args),
             "8b" => Time(device, "llama-8b", new(32, 4096, 32, 8, 128, 14336, 128256, 2, 2048, false), args),
             "0.5b" => Time(device, "llama-0.5b", new(24, 896, 14, 2, 64, 4864, 151936, 8, 1024, true), args),
+            "65b" => Time(device, "llama-65b", new(80, 8192, 64, 64, 128, 22016, 32000, 1, 2048, false), args),
             _ => 2,
         };
     }
 
-    private static FusedModel Random(Sizes s, Device device, int rank, List<Tensor> owned, ulong seed)
+    private static FusedModel Random(Sizes s, Device device, int rank, List<Tensor> owned, ulong seed, bool nf4 = false)
     {
         using IDisposable none = no_grad();
         random.manual_seed((long)seed);
@@ -42,15 +47,39 @@ internal static class GpuTraining
 
         Tensor W(long rows, long columns)
         {
-            // The float32 numbers go at once: an 8B model has 32 GB of them.
-            using var scope = NewDisposeScope();
-            return Own((randn([rows, columns], ScalarType.Float32, device) * (0.6 / Math.Sqrt(columns))).to(ScalarType.BFloat16));
+            // A few rows at a time: float32 numbers of the whole would stay in the allocator's cache and count as memory used.
+            Tensor made = Own(empty([rows, columns], ScalarType.BFloat16, device));
+            for (long row = 0; row < rows; row += 4096)
+            {
+                using var scope = NewDisposeScope();
+                long count = Math.Min(4096, rows - row);
+                made.narrow(0, row, count).copy_(randn([count, columns], ScalarType.Float32, device) * (0.6 / Math.Sqrt(columns)));
+            }
+
+            return made;
         }
 
-        long made = 1;
+        // Random codes with scales around 1/√k: what a quantised matrix of that size looks like to the kernels.
+        FourBitWeight FourBit(long rows, long columns)
+        {
+            long blocks = rows * columns / 64;
+            return new FourBitWeight(
+                FourBitCodebook.Nf4,
+                64,
+                rows,
+                columns,
+                ScalarType.BFloat16,
+                Own(randint(0, 256, [rows * columns / 2, 1], ScalarType.Byte, device)),
+                Own(randint(0, 256, [blocks], ScalarType.Byte, device)),
+                Own(full([(blocks + 255) / 256], 0.1 / Math.Sqrt(columns), ScalarType.Float32, device)),
+                (float)(1 / Math.Sqrt(columns)));
+        }
+
+        ulong made = 1;
         FusedLinear L(string name, long rows, long columns)
         {
-            long own = made++;
+            ulong own = made++;
+            FourBitWeight? packed = nf4 ? FourBit(rows, columns) : null;
             return new FusedLinear
             {
                 Name = name,
@@ -58,8 +87,14 @@ internal static class GpuTraining
                 // Made where it is wanted, the same each time: no second copy of the base.
                 WriteBase = view =>
                 {
+                    if (packed is not null)
+                    {
+                        packed.DequantizeInto(view);
+                        return;
+                    }
+
                     using var scope = NewDisposeScope();
-                    random.manual_seed((long)seed + own);
+                    TorchSharp.torch.cuda.manual_seed((long)(seed + own));
                     view.copy_(randn([rows, columns], ScalarType.Float32, device) * (0.6 / Math.Sqrt(columns)));
                 },
                 A = Own(randn([rank, columns], ScalarType.Float32, device) * (1 / Math.Sqrt(columns))),
@@ -79,16 +114,45 @@ internal static class GpuTraining
 
         Tensor embedding = W(s.V, s.D);
         Tensor angles = arange(s.Length, ScalarType.Float32, device).unsqueeze(1) * ((arange(0, s.E, 2, ScalarType.Float32, device) / -s.E) * Math.Log(500000)).exp().unsqueeze(0);
-        var shape = new FusedShape { Size = s.D, Heads = s.H, KeyHeads = s.K, HeadSize = s.E, Inner = s.F, Vocabulary = s.V, Epsilon = 1e-5, AttentionScale = 1 / Math.Sqrt(s.E) };
+        var shape = new LlamaShape { Size = s.D, Heads = s.H, KeyHeads = s.K, HeadSize = s.E, Inner = s.F, Vocabulary = s.V, Epsilon = 1e-5, AttentionScale = 1 / Math.Sqrt(s.E) };
         return new FusedModel(shape, embedding, layers, Norm(), s.Tied ? embedding : W(s.V, s.D), Own(angles.cos()), Own(angles.sin()));
     }
 
-    private static int Check(Device device, bool packed, bool checkpointing)
+    // The kernel gives the CPU's numbers bit for bit, into rows of any stride.
+    private static int CheckDequantization(Device device)
+    {
+        using var scope = NewDisposeScope();
+        int faults = 0;
+        foreach (bool doubly in (bool[])[false, true])
+        {
+            foreach (int blockSize in (int[])[32, 64, 256, 4096])
+            {
+                foreach (ScalarType type in (ScalarType[])[ScalarType.BFloat16, ScalarType.Float32])
+                {
+                    Tensor matrix = randn([96, 520], ScalarType.Float32).to(type);
+                    var options = new QuantizationOptions { BlockSize = blockSize, DoubleQuantization = doubly };
+                    using FourBitWeight there = FourBitWeight.Quantize(matrix, "check", options, device);
+                    using FourBitWeight here = FourBitWeight.Quantize(matrix, "check", options, CPU);
+                    Tensor target = zeros([96, 528], type, device);
+                    there.DequantizeInto(target.narrow(1, 0, 520));
+                    Tensor expected = empty([96, 520], type);
+                    here.DequantizeInto(expected);
+                    bool equal = target.narrow(1, 0, 520).cpu().eq(expected).all().item<bool>() && there.Packed.cpu().eq(here.Packed).all().item<bool>();
+                    faults += equal ? 0 : 1;
+                    Console.WriteLine($"{{\"check\":\"{(equal ? "ok" : "FAILED")}\",\"nf4\":\"{type}\",\"block\":{blockSize},\"double\":{(doubly ? "true" : "false")}}}");
+                }
+            }
+        }
+
+        return faults;
+    }
+
+    private static int Check(Device device, bool packed, bool checkpointing, bool nf4 = false)
     {
         var s = new Sizes(3, 256, 8, 4, 64, 512, 1024, 2, 256, false);
         var owned = new List<Tensor>();
         using var scope = NewDisposeScope();
-        FusedModel model = Random(s, device, 8, owned, 3);
+        FusedModel model = Random(s, device, 8, owned, 3, nf4);
         long n = (long)s.Rows * s.Length;
         long[] ids = randint(s.V, [n]).to(ScalarType.Int64).data<long>().ToArray();
         int[] borders = packed ? [0, 100, 256, 300, 512] : [0, 256, 512];
@@ -99,7 +163,7 @@ internal static class GpuTraining
         int faults = 0;
         foreach (bool graphs in (bool[])[false, true])
         {
-            var options = new FusedOptions { Rows = s.Rows, Length = s.Length, Packed = packed, Checkpointing = checkpointing, Graphs = graphs, LossChunk = 192, MaxGradNorm = 1 };
+            var options = new FusedOptions { Rows = s.Rows, Length = s.Length, Packed = packed, Checkpointing = checkpointing, Graphs = graphs, LossChunk = 192, MaxGradNorm = 1, SharedWeights = nf4 };
             using var step = new FusedLoraStep(model, options, device);
             // Three times: eager, captured, replayed.
             for (int i = 0; i < 3; i++)
@@ -127,7 +191,7 @@ internal static class GpuTraining
             // bf16 activations: a few parts in a hundred of a gradient's norm.
             bool good = Math.Abs(loss - expected) < 0.01 && worst < 0.05 && Math.Abs(norm / expectedNorm - 1) < 0.03;
             faults += good ? 0 : 1;
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"check\":\"{(good ? "ok" : "FAILED")}\",\"packed\":{(packed ? "true" : "false")},\"checkpointing\":{(checkpointing ? "true" : "false")},\"graphs\":{(graphs ? "true" : "false")},\"loss\":{loss:0.00000},\"float32\":{expected:0.00000},\"worst_gradient_error\":{worst:0.0000},\"at\":\"{where}\",\"norm\":{norm:0.0000},\"norm_float32\":{expectedNorm:0.0000}}}"));
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"check\":\"{(good ? "ok" : "FAILED")}\",\"base\":\"{(nf4 ? "nf4" : "bf16")}\",\"packed\":{(packed ? "true" : "false")},\"checkpointing\":{(checkpointing ? "true" : "false")},\"graphs\":{(graphs ? "true" : "false")},\"loss\":{loss:0.00000},\"float32\":{expected:0.00000},\"worst_gradient_error\":{worst:0.0000},\"at\":\"{where}\",\"norm\":{norm:0.0000},\"norm_float32\":{expectedNorm:0.0000}}}"));
         }
 
         owned.ForEach(t => t.Dispose());
@@ -185,6 +249,9 @@ internal static class GpuTraining
     {
         int steps = args.Length > 1 ? int.Parse(args[1], CultureInfo.InvariantCulture) : 8;
         bool checkpointing = args.Contains("ckpt");
+        bool nf4 = args.Contains("nf4");
+        int rows = args.FirstOrDefault(a => a.StartsWith("batch=", StringComparison.Ordinal)) is { } batch ? int.Parse(batch[6..], CultureInfo.InvariantCulture) : s.Rows;
+        s = s with { Rows = rows };
         var owned = new List<Tensor>();
         // The context exists from the first tensor on.
         zeros(1, device: device).Dispose();
@@ -192,8 +259,8 @@ internal static class GpuTraining
         long before = start.Total - start.Free;
         using (var scope = NewDisposeScope())
         {
-            FusedModel model = Random(s, device, 16, owned, 1);
-            var options = new FusedOptions { Rows = s.Rows, Length = s.Length, Checkpointing = checkpointing, Graphs = !args.Contains("eager") };
+            FusedModel model = Random(s, device, 16, owned, 1, nf4);
+            var options = new FusedOptions { Rows = s.Rows, Length = s.Length, Checkpointing = checkpointing, Graphs = !args.Contains("eager"), SharedWeights = nf4 };
             backends.cuda.enable_flash_sdp(!args.Contains("cudnn"));
             using var step = new FusedLoraStep(model, options, device);
             long n = (long)s.Rows * s.Length;
@@ -220,7 +287,7 @@ internal static class GpuTraining
             times.Sort();
             double median = times[times.Count / 2];
             (long Free, long Total) end = CudaDriver.Memory();
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"ours\":\"fused{(options.Graphs ? "+graphs" : "")}\",\"model\":\"{name}\",\"seq\":{s.Length},\"batch\":{s.Rows},\"rank\":16,\"ckpt\":{(checkpointing ? "true" : "false")},\"tok_s\":{n / median * 1000:0},\"ms\":{median:0.0},\"device_gib_used\":{(end.Total - end.Free - before) / (double)(1 << 30):0.00},\"loss\":{read.Loss:0.000}}}"));
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"ours\":\"fused{(options.Graphs ? "+graphs" : "")}\",\"model\":\"{name}\",\"base\":\"{(nf4 ? "nf4+dq" : "bf16")}\",\"seq\":{s.Length},\"batch\":{s.Rows},\"rank\":16,\"ckpt\":{(checkpointing ? "true" : "false")},\"tok_s\":{n / median * 1000:0},\"ms\":{median:0.0},\"device_gib_used\":{(end.Total - end.Free - before) / (double)(1 << 30):0.00},\"loss\":{read.Loss:0.000}}}"));
         }
 
         owned.ForEach(t => t.Dispose());

@@ -1,5 +1,7 @@
+using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using LoraSharp.Formats;
+using LoraSharp.Tensors.Cuda;
 using TorchSharp;
 
 namespace LoraSharp.Tensors;
@@ -24,6 +26,7 @@ public sealed class NativeRuntime
     private const string Shim = "LibTorchSharp";
     private static readonly Lazy<NativeRuntime> Loaded = new(Load);
     private readonly Dictionary<string, nint> _handles;
+    private readonly Lazy<bool> _canCompile;
 
     private NativeRuntime(string torchFolder, bool hasCuda, bool mended, Dictionary<string, nint> handles)
     {
@@ -31,7 +34,14 @@ public sealed class NativeRuntime
         HasCudaLibraries = hasCuda;
         WasMended = mended;
         _handles = handles;
+        _canCompile = new Lazy<bool>(() => HasCudaLibraries && Nvrtc.Find() is not null && Export("torch_cuda", "aoti_torch_get_current_cuda_stream") != 0);
     }
+
+    /// <summary>Compiled kernels by source and device: machine code, loaded like a library and kept like one.</summary>
+    internal ConcurrentDictionary<(string Name, int Device), Lazy<CudaModule>> Kernels { get; } = new();
+
+    /// <summary>Whether own kernels can be compiled and launched.</summary>
+    internal bool CanCompileKernels => _canCompile.Value;
 
     /// <summary>The folder that libtorch was loaded from.</summary>
     public string TorchFolder { get; }

@@ -74,11 +74,23 @@ internal static unsafe partial class CudaDriver
     [LibraryImport(Library)]
     public static partial int cuStreamSynchronize(nint stream);
 
+    [LibraryImport(Library, EntryPoint = "cuMemAllocHost_v2")]
+    public static partial int cuMemAllocHost(out nint host, nuint bytes);
+
+    [LibraryImport(Library)]
+    public static partial int cuMemFreeHost(nint host);
+
+    [LibraryImport(Library, EntryPoint = "cuMemcpyDtoHAsync_v2")]
+    public static partial int cuMemcpyDtoHAsync(nint host, nint device, nuint bytes, nint stream);
+
     [LibraryImport(Library)]
     public static partial int cuEventCreate(out nint created, uint flags);
 
     [LibraryImport(Library)]
     public static partial int cuEventRecord(nint recorded, nint stream);
+
+    [LibraryImport(Library)]
+    public static partial int cuStreamWaitEvent(nint stream, nint awaited, uint flags);
 
     [LibraryImport(Library)]
     public static partial int cuEventSynchronize(nint recorded);

@@ -40,8 +40,23 @@ public sealed unsafe partial class CudaModule : IDisposable
         }
     }
 
-    /// <summary>Reads the source of an embedded resource <c>NAME.cu</c> of this assembly.</summary>
+    /// <summary>Whether kernels can be compiled and launched here at all: a driver, NVRTC, and libtorch's stream.</summary>
+    public static bool IsAvailable => NativeRuntime.EnsureLoaded().CanCompileKernels;
+
+    /// <summary>The kernels of an embedded source, compiled once a process and device; never disposed.</summary>
+    /// <param name="name">Name of the source without its extension.</param>
+    /// <param name="device">Index of the device; negative for the first.</param>
+    public static CudaModule Shared(string name, int device) =>
+        NativeRuntime.EnsureLoaded().Kernels.GetOrAdd((name, Math.Max(device, 0)), key => new Lazy<CudaModule>(() => Compile(key.Name + ".cu", Source(key.Name), key.Device))).Value;
+
+    /// <summary>Reads the source of an embedded resource <c>NAME.cu</c> of this assembly, with the resources that it includes.</summary>
     public static string Source(string name)
+    {
+        string text = Resource(name);
+        return text.Replace("#include \"bf16_math.cu\"", Resource("bf16_math"), StringComparison.Ordinal);
+    }
+
+    private static string Resource(string name)
     {
         using Stream stream = typeof(CudaModule).Assembly.GetManifestResourceStream(name + ".cu")
             ?? throw new LoraSharpException($"The kernel source {name}.cu is not in the assembly.");
@@ -68,7 +83,11 @@ public sealed unsafe partial class CudaModule : IDisposable
     /// <param name="threads">Threads a block.</param>
     /// <param name="sharedBytes">Dynamic shared memory.</param>
     /// <param name="arguments">In the kernel's order.</param>
-    public void Launch(string kernel, (long X, long Y, long Z) grid, int threads, int sharedBytes, params ReadOnlySpan<KernelArgument> arguments)
+    public void Launch(string kernel, (long X, long Y, long Z) grid, int threads, int sharedBytes, params ReadOnlySpan<KernelArgument> arguments) =>
+        LaunchOn(CurrentStream(_device), kernel, grid, threads, sharedBytes, arguments);
+
+    // On a stream (CUstream) that need not be libtorch's.
+    internal void LaunchOn(nint stream, string kernel, (long X, long Y, long Z) grid, int threads, int sharedBytes, params ReadOnlySpan<KernelArgument> arguments)
     {
         nint function = Function(kernel, sharedBytes);
         void** pointers = stackalloc void*[arguments.Length];
@@ -80,7 +99,7 @@ public sealed unsafe partial class CudaModule : IDisposable
             }
 
             CudaDriver.Check(
-                CudaDriver.cuLaunchKernel(function, (uint)grid.X, (uint)grid.Y, (uint)grid.Z, (uint)threads, 1, 1, (uint)sharedBytes, CurrentStream(_device), pointers, null),
+                CudaDriver.cuLaunchKernel(function, (uint)grid.X, (uint)grid.Y, (uint)grid.Z, (uint)threads, 1, 1, (uint)sharedBytes, stream, pointers, null),
                 $"launch the kernel {kernel}");
         }
     }

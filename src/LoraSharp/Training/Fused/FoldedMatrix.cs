@@ -98,6 +98,15 @@ internal sealed class FoldedMatrix : IDisposable
     /// <summary>The base's place [f, k] in the buffer, to be filled once (or before each use, in a shared buffer).</summary>
     public Tensor BaseView() => _buffer.narrow(0, 0, Outputs).narrow(1, 0, Inputs);
 
+    /// <summary>Zeroes the spare rows and columns: in a shared buffer they hold another matrix's numbers, and a part's columns must be zero in the rows of the others.</summary>
+    public void ClearSpare()
+    {
+        using Tensor columns = _buffer.narrow(1, Inputs, Rank);
+        using Tensor rows = _buffer.narrow(0, Outputs, Rank);
+        columns.zero_();
+        rows.zero_();
+    }
+
     /// <summary>Elements of the buffer.</summary>
     public long BufferElements => (Outputs + Rank) * (Inputs + Rank);
 

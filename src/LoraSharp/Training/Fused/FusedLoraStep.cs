@@ -1,3 +1,4 @@
+using LoraSharp.Models;
 using LoraSharp.Tensors.Cuda;
 using LoraSharp.Tensors.Interop;
 using static TorchSharp.torch;
@@ -19,7 +20,7 @@ internal sealed class FusedLoraStep : IDisposable
 {
     private const int Partials = 512;
     private readonly FusedModel _model;
-    private readonly FusedShape _shape;
+    private readonly LlamaShape _shape;
     private readonly FusedOptions _options;
     private readonly Device _device;
     private readonly CudaModule _kernels;
@@ -461,7 +462,8 @@ internal sealed class FusedLoraStep : IDisposable
         }
 
         using var scope = NewDisposeScope();
-        matrices.WriteBase(which);
+        matrices.WriteBase(which, placed: false);
+        matrices.All[which].ClearSpare();
         Tensor table = SharedTables[Array.IndexOf(_matrices, matrices)][which];
         if (table.size(0) > 0)
         {
@@ -475,27 +477,13 @@ internal sealed class FusedLoraStep : IDisposable
         {
             for (int i = 0; i < 4; i++)
             {
-                matrices.WriteBase(i);
+                matrices.WriteBase(i, placed: true);
             }
         }
-
     }
 
     /// <summary>Losses of the last micro-batch [b·s], float32, at the positions that predict; 0 where nothing is predicted.</summary>
     public Tensor Losses => _losses;
-
-    /// <summary>Each base weight [f, k] by layer name, as a view into the folded matrix that holds it.</summary>
-    public IEnumerable<(string Name, Tensor Weight)> BaseViews()
-    {
-        foreach ((FoldedMatrix matrix, FusedLinear[] linears) in _matrices.SelectMany(m => m.WithLinears))
-        {
-            for (int i = 0; i < linears.Length; i++)
-            {
-                using Tensor all = matrix.BaseView();
-                yield return (linears[i].Name, all.narrow(0, matrix.Parts[i].RowOffset, matrix.Parts[i].Rows));
-            }
-        }
-    }
 
     /// <summary>Gradients of A and B by layer name, as views on the device that hold until the next micro-batch.</summary>
     public IEnumerable<(string Name, Tensor A, Tensor B)> DeviceGradients()
@@ -591,7 +579,7 @@ internal sealed class FusedLoraStep : IDisposable
     {
         private readonly FusedLinear[][] _linears;
 
-        public LayerMatrices(FusedLayer layer, FusedShape shape, ref long offset, Device device, Tensor? shared)
+        public LayerMatrices(FusedLayer layer, LlamaShape shape, ref long offset, Device device, Tensor? shared)
         {
             _linears = [[layer.Query, layer.Key, layer.Value], [layer.Output], [layer.Gate, layer.Up], [layer.Down]];
             long[] inputs = [shape.Size, shape.Heads * shape.HeadSize, shape.Size, shape.Inner];
@@ -616,14 +604,20 @@ internal sealed class FusedLoraStep : IDisposable
 
         public IEnumerable<(FoldedMatrix Matrix, FusedLinear[] Linears)> WithLinears => All.Zip(_linears);
 
-        public void WriteBase(int which)
+        public void WriteBase(int which, bool placed)
         {
             using var scope = NewDisposeScope();
             Tensor all = All[which].BaseView();
             long row = 0;
             foreach (FusedLinear linear in _linears[which])
             {
-                linear.WriteBase(all.narrow(0, row, linear.Rows));
+                Tensor place = all.narrow(0, row, linear.Rows);
+                linear.WriteBase(place);
+                if (placed)
+                {
+                    linear.Placed?.Invoke(place);
+                }
+
                 row += linear.Rows;
             }
         }
@@ -671,7 +665,7 @@ internal sealed class FusedLoraStep : IDisposable
         /// <summary>q (0), k (1) or v (2) as [b, heads, s, e] over the rows [q | k | v].</summary>
         public Tensor Dense(int which)
         {
-            FusedShape shape = _owner._shape;
+            LlamaShape shape = _owner._shape;
             long row = Qkv.size(1);
             long s = _owner._options.Length;
             return Qkv.as_strided([_owner._options.Rows, which == 0 ? shape.Heads : shape.KeyHeads, s, shape.HeadSize], [s * row, shape.HeadSize, row, 1], Start(which));
@@ -680,7 +674,7 @@ internal sealed class FusedLoraStep : IDisposable
         /// <summary>q (0), k (1) or v (2) as [tokens, heads, e].</summary>
         public Tensor Packed(int which)
         {
-            FusedShape shape = _owner._shape;
+            LlamaShape shape = _owner._shape;
             return Qkv.as_strided([_owner._tokens, which == 0 ? shape.Heads : shape.KeyHeads, shape.HeadSize], [Qkv.size(1), shape.HeadSize, 1], Start(which));
         }
 

@@ -1,34 +1,7 @@
+using LoraSharp.Models;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Training.Fused;
-
-/// <summary>Sizes of a Llama-shaped decoder: pre-norm RMSNorm, grouped-query attention with RoPE over whole heads, SwiGLU.</summary>
-internal sealed record FusedShape
-{
-    /// <summary>Hidden size d.</summary>
-    public required long Size { get; init; }
-
-    /// <summary>Query heads h.</summary>
-    public required long Heads { get; init; }
-
-    /// <summary>Key and value heads.</summary>
-    public required long KeyHeads { get; init; }
-
-    /// <summary>Size of a head e.</summary>
-    public required long HeadSize { get; init; }
-
-    /// <summary>Inner size of the MLP.</summary>
-    public required long Inner { get; init; }
-
-    /// <summary>Vocabulary v.</summary>
-    public required long Vocabulary { get; init; }
-
-    /// <summary>RMSNorm's epsilon.</summary>
-    public required double Epsilon { get; init; }
-
-    /// <summary>Factor on q·kᵀ.</summary>
-    public required double AttentionScale { get; init; }
-}
 
 /// <summary>A frozen linear layer and its adapter, as the fused step takes it over.</summary>
 internal sealed record FusedLinear
@@ -41,6 +14,9 @@ internal sealed record FusedLinear
 
     /// <summary>Writes the base weight as bf16 into a view [f, k] with a row stride of its own.</summary>
     public required Action<Tensor> WriteBase { get; init; }
+
+    /// <summary>Told where the base lies [f, k] once it is written, so that its owner can read it there; not for bases that take turns in one buffer.</summary>
+    public Action<Tensor>? Placed { get; init; }
 
     /// <summary>A [r, k] float32, or null without an adapter; updated by <see cref="FusedLoraStep.ReadBack"/>.</summary>
     public Tensor? A { get; init; }
@@ -63,7 +39,7 @@ internal sealed record FusedLayer(Tensor AttentionNorm, Tensor MlpNorm, FusedLin
 /// <param name="Head">[v, d] bf16; may be the embedding.</param>
 /// <param name="Cosines">[positions, e/2] float32.</param>
 /// <param name="Sines">[positions, e/2] float32.</param>
-internal sealed record FusedModel(FusedShape Shape, Tensor Embedding, IReadOnlyList<FusedLayer> Layers, Tensor FinalNorm, Tensor Head, Tensor Cosines, Tensor Sines);
+internal sealed record FusedModel(LlamaShape Shape, Tensor Embedding, IReadOnlyList<FusedLayer> Layers, Tensor FinalNorm, Tensor Head, Tensor Cosines, Tensor Sines);
 
 /// <summary>How the fused step runs.</summary>
 internal sealed record FusedOptions

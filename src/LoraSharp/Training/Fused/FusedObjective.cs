@@ -1,6 +1,7 @@
 using LoraSharp.Adapters;
 using LoraSharp.Layers;
 using LoraSharp.Models;
+using LoraSharp.Quantization;
 using LoraSharp.Training.Data;
 using LoraSharp.Training.Loss;
 using static TorchSharp.torch;
@@ -22,7 +23,7 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
     private readonly Dictionary<string, AdapterModule> _modules;
     private readonly int _rows;
     private readonly bool _checkpointing;
-    private readonly List<Tensor> _owned = [];
+    private readonly LlamaTensors _tensors;
     private FusedLoraStep? _step;
     private readonly int _length;
 
@@ -36,6 +37,7 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
         _length = length;
         _checkpointing = checkpointing;
         _modules = adapter.Modules.ToDictionary(m => m.Key, m => m.Value);
+        _tensors = LlamaTensors.Of(model, length);
         _fused = Describe();
     }
 
@@ -53,19 +55,12 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
         ArgumentNullException.ThrowIfNull(adapter);
         ArgumentNullException.ThrowIfNull(options);
         DecoderConfig c = model.Config;
-        AttentionConfig a = c.Attention;
-        RopeSpec? rope = c.Layers[0].Rope;
-        return model.Device.type != TorchSharp.DeviceType.CUDA ? "it runs on a GPU"
-            : model.DType != ScalarType.BFloat16 ? "it computes in bfloat16"
+        return LlamaTensors.Obstacle(model) is { } shape ? shape
             : !packed ? "it needs micro-batches of one length: data.packing"
-            : c.ModelType is not ("llama" or "mistral") ? $"it knows llama and mistral, not {c.ModelType}"
-            : c.Layers.Any(l => l.Window is not null || l.Sparse || l.Rope != rope) || rope is null || rope.DependsOnLength || rope.Interleaved || rope.Rotated != a.HeadSize ? "windows, experts and other rotary embeddings are not in it"
-            : a.QkvBias || a.OutputBias || c.FeedForward.Bias || c.HeadBias ? "biases are not in it"
-            : c.VocabularySize % 8 != 0 || c.HiddenSize % 8 != 0 || a.HeadSize % 8 != 0 || c.FeedForward.Size % 8 != 0 ? "sizes must be multiples of 8"
             : options.LabelSmoothing > 0 || options.ZLoss > 0 || options.NeftuneAlpha > 0 ? "label smoothing, z-loss and NEFTune are not in it"
             : adapter.Config.Dropout > 0 || adapter.RankDropout > 0 ? "dropout is not in it"
             : adapter.Parameters.Count > 0 || adapter.HasAnchors || adapter.Modules.Values.Any(m => !IsPlain(m) || !m.Name.StartsWith(c.Names.Layers + ".", StringComparison.Ordinal)) ? "it trains plain A and B of the decoder's linear layers only"
-            : adapter.Modules.Keys.Any(n => !model.Linears.Any(l => l.Spec.Name == n && l is LoraLinear { Inner: DenseLinear })) ? "4-bit bases are not in it yet"
+            : adapter.Modules.Keys.Any(n => !model.Linears.Any(l => l.Spec.Name == n && l is LoraLinear { Inner: DenseLinear or QuantizedLinear { Weight: FourBitWeight } })) ? "it knows dense and 4-bit bases only"
             : null;
     }
 
@@ -157,22 +152,29 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
     public void Dispose()
     {
         _step?.Dispose();
-        _owned.ForEach(t => t.Dispose());
+        _tensors.Dispose();
     }
 
-    private FusedLoraStep CreateStep()
+    private FusedLoraStep CreateStep() => new(_fused, new FusedOptions
     {
-        var step = new FusedLoraStep(_fused, new FusedOptions { Rows = _rows, Length = _length, Packed = true, MostSequences = MostSequences, Checkpointing = _checkpointing }, _model.Device);
-        foreach ((string name, Tensor weight) in step.BaseViews())
+        Rows = _rows,
+        Length = _length,
+        Packed = true,
+        MostSequences = MostSequences,
+        Checkpointing = _checkpointing,
+        SharedWeights = _adapters.Linears.Values.Any(l => l.Inner is QuantizedLinear),
+    }, _model.Device);
+
+    private static void WriteBase(LinearLayer layer, Tensor view)
+    {
+        if (layer is QuantizedLinear { Weight: var weight })
         {
-            // The folded matrix holds the weight now; evaluation reads it there.
-            if (_adapters.Linears[name].Inner is DenseLinear dense)
-            {
-                dense.Replace(weight);
-            }
+            weight.DequantizeInto(view);
+            return;
         }
 
-        return step;
+        using Tensor dense = layer.DenseWeight();
+        view.copy_(dense);
     }
 
     private static bool IsPlain(AdapterModule m) =>
@@ -180,57 +182,28 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
 
     private FusedModel Describe()
     {
-        using IDisposable none = no_grad();
-        using var scope = NewDisposeScope();
-        DecoderConfig c = _model.Config;
-        AttentionConfig a = c.Attention;
-        Dictionary<string, Tensor> parameters = _model.Parameters.DistinctBy(p => p.Name).ToDictionary(p => p.Name, p => p.Value);
-        FusedLinear Linear(int layer, string name)
+        FusedLinear Linear(string path)
         {
-            string path = $"{c.Names.Layers}.{layer}.{name}";
             LoraLinear linear = _adapters.Linears[path];
             AdapterModule? module = _adapter.Modules.GetValueOrDefault(path);
             return new FusedLinear
             {
                 Name = path,
                 Rows = linear.Spec.OutFeatures,
-                WriteBase = view =>
-                {
-                    using Tensor weight = linear.DenseWeight();
-                    view.copy_(weight);
-                },
+                WriteBase = view => WriteBase(linear.Inner, view),
+                // The folded matrix holds the weight then; evaluation reads it there.
+                Placed = linear.Inner is DenseLinear dense ? dense.Replace : null,
                 A = module?.A,
                 B = module?.B,
                 Scaling = module?.Scaling ?? 1,
             };
         }
 
-        FusedLayer[] layers = [.. Enumerable.Range(0, c.Layers.Count).Select(l => new FusedLayer(
-            parameters[$"{c.Names.Layers}.{l}.input_layernorm.weight"], parameters[$"{c.Names.Layers}.{l}.post_attention_layernorm.weight"],
-            Linear(l, "self_attn.q_proj"), Linear(l, "self_attn.k_proj"), Linear(l, "self_attn.v_proj"), Linear(l, "self_attn.o_proj"),
-            Linear(l, "mlp.gate_proj"), Linear(l, "mlp.up_proj"), Linear(l, "mlp.down_proj")))];
-        using Tensor positions = arange(_length, ScalarType.Int64, _model.Device).unsqueeze(0);
-        using RotaryAngles angles = RotaryEmbedding.Angles(c.Layers[0].Rope!, positions, _length, ScalarType.Float32);
-        Tensor Own(Tensor t)
+        FusedLayer[] layers = [.. _tensors.Norms.Select((norms, l) =>
         {
-            Tensor owned = t.contiguous().view(_length, a.HeadSize / 2).clone().DetachFromDisposeScope();
-            _owned.Add(owned);
-            return owned;
-        }
-
-        var shape = new FusedShape
-        {
-            Size = c.HiddenSize,
-            Heads = a.Heads,
-            KeyHeads = a.KeyValueHeads,
-            HeadSize = a.HeadSize,
-            Inner = c.FeedForward.Size,
-            Vocabulary = c.VocabularySize,
-            Epsilon = c.Norm.Epsilon,
-            AttentionScale = a.Scale,
-        };
-        string prefix = c.Names.Layers[..c.Names.Layers.LastIndexOf('.')];
-        Tensor embedding = parameters[$"{prefix}.embed_tokens.weight"];
-        return new FusedModel(shape, embedding, layers, parameters[$"{prefix}.norm.weight"], parameters.GetValueOrDefault(c.Names.Head + ".weight", embedding), Own(angles.Cos), Own(angles.Sin));
+            FusedLinear[] linears = [.. LlamaTensors.LinearGroups.SelectMany(g => g).Select(name => Linear($"{_model.Config.Names.Layers}.{l}.{name}"))];
+            return new FusedLayer(norms.Attention, norms.Mlp, linears[0], linears[1], linears[2], linears[3], linears[4], linears[5], linears[6]);
+        })];
+        return new FusedModel(_tensors.Shape, _tensors.Embedding, layers, _tensors.FinalNorm, _tensors.Head, _tensors.Cosines, _tensors.Sines);
     }
 }

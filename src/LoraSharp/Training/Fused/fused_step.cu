@@ -1,38 +1,7 @@
 // Kernels of the fused LoRA training step (FusedLoraStep.cs): everything between the matrix products.
 // bf16 in and out, float32 inside, 16-byte accesses: all are bound by memory traffic. One block a row where a row is
 // reduced. 'ld' is a row's stride in elements; every width and stride is a multiple of 8.
-typedef unsigned short u16;
-typedef unsigned int u32;
-
-__device__ __forceinline__ float lo(u32 v) { return __uint_as_float(v << 16); }
-__device__ __forceinline__ float hi(u32 v) { return __uint_as_float(v & 0xffff0000u); }
-__device__ __forceinline__ float one(u16 v) { return __uint_as_float(((u32)v) << 16); }
-__device__ __forceinline__ u32 pack(float a, float b) {
-    u32 r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
-    return r;
-}
-__device__ __forceinline__ void unpack(uint4 v, float* f) {
-    f[0] = lo(v.x); f[1] = hi(v.x); f[2] = lo(v.y); f[3] = hi(v.y);
-    f[4] = lo(v.z); f[5] = hi(v.z); f[6] = lo(v.w); f[7] = hi(v.w);
-}
-__device__ __forceinline__ uint4 repack(const float* f) {
-    return make_uint4(pack(f[0], f[1]), pack(f[2], f[3]), pack(f[4], f[5]), pack(f[6], f[7]));
-}
-
-__device__ __forceinline__ float block_sum(float v) {
-    __shared__ float part[32];
-    #pragma unroll
-    for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
-    __syncthreads();
-    if (lane == 0) part[warp] = v;
-    __syncthreads();
-    v = lane < warps ? part[lane] : 0.f;
-    #pragma unroll
-    for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
-    return v;
-}
+#include "bf16_math.cu"
 
 // x_out = x + delta (delta may be null: then x_out is not written), y = x_out * rstd * w, rstd kept.
 extern "C" __global__ void add_rmsnorm(const u16* x, const u16* delta, const u16* w, u16* x_out, u16* y, float* rstd, int d, long long ld_y, float eps) {
@@ -321,26 +290,4 @@ extern "C" __global__ void adamw(float* parameters, const float* gradients, floa
         parameters[k] = p;
         if (dst) dst[i / columns * t[4] + i % columns] = (u16)pack(p * scale, 0.f);
     }
-}
-
-// NF4 codes [rows, columns] (two a byte, high nibble first) with double-quantised scales, to bf16 rows of stride ld.
-extern "C" __global__ void nf4_to_bf16(const unsigned char* codes, const unsigned char* absmax, const float* nested_code, const float* nested_absmax, const float* absmax32, float offset,
-    const float* codebook, u16* out, int columns, long long ld, int block_size, int nested_block) {
-    __shared__ float book[16];
-    if (threadIdx.x < 16) book[threadIdx.x] = codebook[threadIdx.x];
-    __syncthreads();
-    long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * 8;
-    long long row = blockIdx.y;
-    if (i >= columns) return;
-    long long e = row * columns + i, block = e / block_size;
-    float scale = absmax32 ? absmax32[block] : nested_code[absmax[block]] * nested_absmax[block / nested_block] + offset;
-    u32 c = *(const u32*)(codes + (e >> 1));
-    float f[8];
-    #pragma unroll
-    for (int j = 0; j < 4; j++) {
-        u32 b = (c >> (8 * j)) & 255u;
-        f[2 * j] = book[b >> 4] * scale;
-        f[2 * j + 1] = book[b & 15u] * scale;
-    }
-    *(uint4*)(out + row * ld + i) = repack(f);
 }

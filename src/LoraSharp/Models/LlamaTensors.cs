@@ -1,0 +1,138 @@
+using LoraSharp.Layers;
+using static TorchSharp.torch;
+
+namespace LoraSharp.Models;
+
+/// <summary>Sizes of a Llama-shaped decoder: pre-norm RMSNorm, grouped-query attention with RoPE over whole heads, SwiGLU.</summary>
+internal sealed record LlamaShape
+{
+    /// <summary>Hidden size d.</summary>
+    public required long Size { get; init; }
+
+    /// <summary>Query heads h.</summary>
+    public required long Heads { get; init; }
+
+    /// <summary>Key and value heads.</summary>
+    public required long KeyHeads { get; init; }
+
+    /// <summary>Size of a head e.</summary>
+    public required long HeadSize { get; init; }
+
+    /// <summary>Inner size of the MLP f.</summary>
+    public required long Inner { get; init; }
+
+    /// <summary>Vocabulary v.</summary>
+    public required long Vocabulary { get; init; }
+
+    /// <summary>RMSNorm's epsilon.</summary>
+    public required double Epsilon { get; init; }
+
+    /// <summary>Factor on q·kᵀ.</summary>
+    public required double AttentionScale { get; init; }
+}
+
+/// <summary>
+/// A Llama-shaped model's tensors besides its linear layers, for code that runs the model by kernels of its own on a GPU.
+/// The tensors stay the model's, but for the tables of angles.
+/// </summary>
+internal sealed class LlamaTensors : IDisposable
+{
+    /// <summary>Names of a layer's linears below the layer's own name: those that read the same input stand together.</summary>
+    public static readonly IReadOnlyList<IReadOnlyList<string>> LinearGroups =
+    [
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        ["self_attn.o_proj"],
+        ["mlp.gate_proj", "mlp.up_proj"],
+        ["mlp.down_proj"],
+    ];
+
+    private LlamaTensors(LlamaShape shape, Tensor embedding, IReadOnlyList<(Tensor Attention, Tensor Mlp)> norms, Tensor finalNorm, Tensor head, Tensor cosines, Tensor sines)
+    {
+        Shape = shape;
+        Embedding = embedding;
+        Norms = norms;
+        FinalNorm = finalNorm;
+        Head = head;
+        Cosines = cosines;
+        Sines = sines;
+    }
+
+    /// <summary>Sizes.</summary>
+    public LlamaShape Shape { get; }
+
+    /// <summary>[v, d].</summary>
+    public Tensor Embedding { get; }
+
+    /// <summary>The two norms [d] of each layer.</summary>
+    public IReadOnlyList<(Tensor Attention, Tensor Mlp)> Norms { get; }
+
+    /// <summary>[d].</summary>
+    public Tensor FinalNorm { get; }
+
+    /// <summary>[v, d]; may be the embedding.</summary>
+    public Tensor Head { get; }
+
+    /// <summary>[positions, e/2] float32; owned by this.</summary>
+    public Tensor Cosines { get; }
+
+    /// <summary>[positions, e/2] float32; owned by this.</summary>
+    public Tensor Sines { get; }
+
+    /// <summary>Why a model is not of this shape; null when it is.</summary>
+    public static string? Obstacle(CausalLanguageModel model)
+    {
+        DecoderConfig c = model.Config;
+        AttentionConfig a = c.Attention;
+        RopeSpec? rope = c.Layers[0].Rope;
+        return model.Device.type != TorchSharp.DeviceType.CUDA ? "it runs on a GPU"
+            : model.DType != ScalarType.BFloat16 ? "it computes in bfloat16"
+            : c.ModelType is not ("llama" or "mistral") ? $"it knows llama and mistral, not {c.ModelType}"
+            : c.Layers.Any(l => l.Window is not null || l.Sparse || l.Rope != rope) || rope is null || rope.DependsOnLength || rope.Interleaved || rope.Rotated != a.HeadSize ? "windows, experts and other rotary embeddings are not in it"
+            : a.QkvBias || a.OutputBias || c.FeedForward.Bias || c.HeadBias ? "biases are not in it"
+            : c.VocabularySize % 8 != 0 || c.HiddenSize % 8 != 0 || a.HeadSize % 8 != 0 || c.FeedForward.Size % 8 != 0 ? "sizes must be multiples of 8"
+            : null;
+    }
+
+    /// <summary>Takes a model apart; <see cref="Obstacle"/> must be null.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="positions">How many positions the tables of angles have.</param>
+    public static LlamaTensors Of(CausalLanguageModel model, int positions)
+    {
+        using IDisposable none = no_grad();
+        using var scope = NewDisposeScope();
+        DecoderConfig c = model.Config;
+        AttentionConfig a = c.Attention;
+        Dictionary<string, Tensor> parameters = model.Parameters.DistinctBy(p => p.Name).ToDictionary(p => p.Name, p => p.Value);
+        Tensor places = arange(positions, ScalarType.Int64, model.Device).unsqueeze(0);
+        RotaryAngles angles = RotaryEmbedding.Angles(c.Layers[0].Rope!, places, positions, ScalarType.Float32);
+        Tensor Table(Tensor t) => t.contiguous().view(positions, a.HeadSize / 2).clone().DetachFromDisposeScope();
+        var shape = new LlamaShape
+        {
+            Size = c.HiddenSize,
+            Heads = a.Heads,
+            KeyHeads = a.KeyValueHeads,
+            HeadSize = a.HeadSize,
+            Inner = c.FeedForward.Size,
+            Vocabulary = c.VocabularySize,
+            Epsilon = c.Norm.Epsilon,
+            AttentionScale = a.Scale,
+        };
+        string prefix = c.Names.Layers[..c.Names.Layers.LastIndexOf('.')];
+        Tensor embedding = parameters[$"{prefix}.embed_tokens.weight"];
+        return new LlamaTensors(
+            shape,
+            embedding,
+            [.. Enumerable.Range(0, c.Layers.Count).Select(l => (parameters[$"{c.Names.Layers}.{l}.input_layernorm.weight"], parameters[$"{c.Names.Layers}.{l}.post_attention_layernorm.weight"]))],
+            parameters[$"{prefix}.norm.weight"],
+            parameters.GetValueOrDefault(c.Names.Head + ".weight", embedding),
+            Table(angles.Cos),
+            Table(angles.Sin));
+    }
+
+    /// <summary>Frees the tables of angles.</summary>
+    public void Dispose()
+    {
+        Cosines.Dispose();
+        Sines.Dispose();
+    }
+}
