@@ -30,6 +30,8 @@ switch (args.FirstOrDefault())
         return 0;
     case "adapters":
         return AdapterBenchmark.Run(args[1..]);
+    case "gpu-decode" when args.Length > 1:
+        return GpuDecoding.Run(args[1..]);
     case "gpu-train" when args.Length > 1:
         return GpuTraining.Run(args[1..]);
     case "tokenizer" when args.Length == 3:
@@ -47,6 +49,6 @@ switch (args.FirstOrDefault())
     default:
         Console.Error.WriteLine(
             "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory | qlora-step FOLDER | quantized-decode FOLDER [GGUF ...] | gguf | train-cpu MODEL | sweep-cpu MODEL | decode MODEL | " +
-            "adapters MODEL | tokenizer FOLDER TEXT | gpu-train check|1b|8b|0.5b | serve-batch MODEL | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
+            "adapters MODEL | tokenizer FOLDER TEXT | gpu-train check|1b|8b|0.5b|65b | gpu-decode check|1b|8b | serve-batch MODEL | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }
