@@ -261,7 +261,7 @@ public sealed class FineTuneRun
         using var directions = new InputDirections(loaded.Adapters, options, eva, _recipe.Training.Seed);
         EvaPass.Run(loaded, directions, batches, eva.SupervisedOnly, cancellation);
         LoraAdapter adapter = loaded.Adapters.Create(options, _recipe.Training.Seed, baseModel: _recipe.Model, directions: directions);
-        int[] ranks = [.. adapter.Modules.Values.Where(m => m.A is not null).Select(m => m.Rank)];
+        int[] ranks = [.. adapter.Modules.Values.Where(m => m is { A: not null, IsSlice: false }).Select(m => m.Rank)];
         notes($"EVA looked at {directions.Batches} batches; ranks from {ranks.Min()} to {ranks.Max()} on {ranks.Length} modules.");
         return adapter;
     }
@@ -277,6 +277,7 @@ public sealed class FineTuneRun
             Dropout = a.Dropout,
             RankDropout = a.RankDropout,
             Targets = Selector(a.Targets),
+            TargetParameters = a.TargetParameters.Count > 0 ? a.TargetParameters : null,
             Exclude = a.Exclude is null ? null : Selector(a.Exclude),
             LayersToTransform = a.LayersToTransform,
             LayersPattern = a.LayersPattern is null ? null : [a.LayersPattern],

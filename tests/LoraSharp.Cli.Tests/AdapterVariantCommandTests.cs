@@ -36,6 +36,9 @@ public sealed class AdapterVariantCommandTests : IDisposable
     [InlineData("mistral_tied", "adapter.targets=[lm_head,q_proj]")]
     [InlineData("phi3", "adapter.rank=4 adapter.init=gaussian")]
     [InlineData("mixtral", "adapter.targets=[q_proj,w1,w2,w3]")]
+    [InlineData("mixtral", "adapter.target_parameters=[experts.gate_up_proj,experts.down_proj]")]
+    [InlineData("gpt_oss", "adapter.target_parameters=[experts.gate_up_proj,experts.down_proj] adapter.targets=[q_proj]")]
+    [InlineData("granitemoe", "adapter.target_parameters=[input_linear.weight] adapter.targets=[]")]
     public async Task Trained_loaded_merged_and_served_it_answers_alike(string model, string settings)
     {
         string source = Fixtures.Path("models/" + model);

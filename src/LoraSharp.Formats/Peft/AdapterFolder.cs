@@ -95,7 +95,7 @@ public sealed class AdapterFolder : IDisposable
         {
             if (AdapterTensor.Parse(key, info) is { } part)
             {
-                parts.Add(part);
+                parts.Add(TargetParameters.Resolve(config, part, faults));
             }
             else
             {
@@ -136,7 +136,11 @@ public sealed class AdapterFolder : IDisposable
                 {
                     faults.Add($"{module}: A {first.Info.ShapeText} and B {second.Info.ShapeText} can't be multiplied; expected [r, in] and [out, r].");
                 }
-                else if (first.Info.Shape[0] != rank)
+                else if (a == AdapterPart.StackA && first.Info.Shape[0] % rank != 0)
+                {
+                    faults.Add($"{module}: A {first.Info.ShapeText} holds no whole number of experts of the rank {rank} that {PeftConfig.FileName} says.");
+                }
+                else if (a != AdapterPart.StackA && first.Info.Shape[0] != rank)
                 {
                     faults.Add($"{module}: A {first.Info.ShapeText} has rank {first.Info.Shape[0]}, but {PeftConfig.FileName} says {rank}; the scaling would be wrong.");
                 }
@@ -144,6 +148,7 @@ public sealed class AdapterFolder : IDisposable
         }
 
         Pair(AdapterPart.LoraA, AdapterPart.LoraB);
+        Pair(AdapterPart.StackA, AdapterPart.StackB);
         Pair(AdapterPart.EmbeddingA, AdapterPart.EmbeddingB);
         bool hasFactors = Find(AdapterPart.LoraB) is not null || Find(AdapterPart.EmbeddingB) is not null;
         if (hasFactors && config.UseDora && Find(AdapterPart.Magnitude) is null)

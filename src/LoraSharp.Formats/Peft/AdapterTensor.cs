@@ -9,6 +9,12 @@ public enum AdapterPart
     /// <summary>B [f, r] of a linear layer.</summary>
     LoraB,
 
+    /// <summary>A of every expert of a stack, one below the other [E·r, k] (<c>target_parameters</c>).</summary>
+    StackA,
+
+    /// <summary>B of every expert of a stack [f, r·E]: column i·E + e is the i-th of expert e.</summary>
+    StackB,
+
     /// <summary>Bias of B [f] (<c>lora_bias</c>).</summary>
     LoraBBias,
 
@@ -48,6 +54,7 @@ public sealed record AdapterTensor(string Key, string Module, AdapterPart Part, 
     [
         (".lora_A.weight", AdapterPart.LoraA), (".lora_B.weight", AdapterPart.LoraB), (".lora_B.bias", AdapterPart.LoraBBias),
         (".lora_embedding_A", AdapterPart.EmbeddingA), (".lora_embedding_B", AdapterPart.EmbeddingB),
+        (".lora_A.weight", AdapterPart.StackA), (".lora_B.weight", AdapterPart.StackB),
         (".lora_magnitude_vector", AdapterPart.Magnitude), (".lora_magnitude_vector.weight", AdapterPart.Magnitude),
         (".token_adapter.trainable_tokens_delta", AdapterPart.TokenRows),
         (".base_layer.weight", AdapterPart.BaseWeight), (".base_layer.bias", AdapterPart.BaseBias),

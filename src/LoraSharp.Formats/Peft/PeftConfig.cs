@@ -32,6 +32,9 @@ public sealed record PeftConfig
     /// <summary>Modules that get factors; null when the adapter only has other parts.</summary>
     public ModuleSelector? TargetModules { get; init; }
 
+    /// <summary>Tensors that get factors of their own (stacked experts), by full name or its ending; see <see cref="Peft.TargetParameters"/>.</summary>
+    public IReadOnlyList<string>? TargetParameters { get; init; }
+
     /// <summary>Modules that don't, whatever <see cref="TargetModules"/> says.</summary>
     public ModuleSelector? ExcludeModules { get; init; }
 
@@ -114,6 +117,7 @@ public sealed record PeftConfig
         fields["lora_alpha"] = Number(Alpha);
         fields["lora_dropout"] = Dropout;
         fields["target_modules"] = TargetModules?.ToJson();
+        fields["target_parameters"] = TargetParameters is null ? null : Names(TargetParameters);
         fields["exclude_modules"] = ExcludeModules?.ToJson();
         fields["layers_to_transform"] = LayersToTransform is null ? null : new JsonArray([.. LayersToTransform.Select(i => (JsonNode)JsonValue.Create(i))]);
         fields["layers_pattern"] = LayersPattern is null ? null : LayersPattern.Count == 1 ? JsonValue.Create(LayersPattern[0]) : Names(LayersPattern);
@@ -212,6 +216,6 @@ public sealed record PeftConfig
         ("alora_invocation_tokens", null), ("arrow_config", null), ("auto_mapping", null), ("corda_config", null), ("eva_config", null),
         ("inference_mode", true), ("kasa_config", null), ("layer_replication", null), ("loftq_config", new JsonObject()), ("lora_ga_config", null),
         ("megatron_config", null), ("megatron_core", "megatron.core"), ("monteclora_config", null), ("peft_version", "0.21.0"),
-        ("qalora_group_size", 16), ("target_parameters", null), ("use_bdlora", null), ("use_qalora", false), ("velora_config", null),
+        ("qalora_group_size", 16), ("use_bdlora", null), ("use_qalora", false), ("velora_config", null),
     ];
 }

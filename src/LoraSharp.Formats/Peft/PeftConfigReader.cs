@@ -11,7 +11,6 @@ internal sealed class PeftConfigReader
     [
         ("alora_invocation_tokens", "activated LoRA"), ("arrow_config", "Arrow routing"), ("kasa_config", "KaSA"), ("monteclora_config", "MonteCLoRA"),
         ("use_bdlora", "block-diagonal LoRA"), ("use_qalora", "QA-LoRA"), ("layer_replication", "replicated layers"),
-        ("target_parameters", "LoRA on bare parameters (stacked experts)"),
     ];
 
     private readonly JsonObject _json;
@@ -57,6 +56,7 @@ internal sealed class PeftConfigReader
             Alpha = Number("lora_alpha") ?? 8,
             Dropout = Number("lora_dropout") ?? 0,
             TargetModules = Selector("target_modules"),
+            TargetParameters = Texts("target_parameters"),
             ExcludeModules = Selector("exclude_modules"),
             LayersToTransform = Integers("layers_to_transform"),
             LayersPattern = Texts("layers_pattern"),

@@ -30,6 +30,12 @@ public static class PeftMatching
             return false;
         }
 
+        // The weight of a layer, named as a parameter, is that layer.
+        if (TargetParameters.IsTarget(config, path + ".weight"))
+        {
+            return true;
+        }
+
         if (config.TargetModules is not { } targets || !targets.Matches(path))
         {
             return false;

@@ -28,6 +28,7 @@ internal sealed class AdapterBuilder(AdapterSet set)
         try
         {
             AddFactors(adapter, new FactorInitializer(generator, options.Init, directions));
+            AddExperts(adapter, new FactorInitializer(generator, options.Init));
             AddBiases(adapter);
             AddSavedModules(adapter);
             TokenRows.Add(set, adapter, _warnings, (_, table, ids) => table.index_select(0, ids).to(ScalarType.Float32));
@@ -36,6 +37,8 @@ internal sealed class AdapterBuilder(AdapterSet set)
             {
                 tensor.Value.requires_grad = true;
             }
+
+            ExpertTarget.SpreadAll(set, adapter);
         }
         catch
         {
@@ -107,6 +110,22 @@ internal sealed class AdapterBuilder(AdapterSet set)
         }
     }
 
+    private void AddExperts(LoraAdapter adapter, FactorInitializer initializer)
+    {
+        foreach (ExpertTarget target in set.Experts.Values.Where(t => TargetParameters.IsTarget(adapter.Config, t.Path)))
+        {
+            initializer.Stack(adapter.Stack(target), target, PeftMatching.RankOf(adapter.Config, target.Path), set.Device);
+        }
+
+        string[] idle = [.. (adapter.Config.TargetParameters ?? []).Where(t => !set.Experts.Keys.Concat(set.Order.Select(p => p + ".weight"))
+            .Any(p => TargetParameters.IsTarget(new PeftConfig { TargetParameters = [t] }, p)))];
+        if (idle.Length > 0)
+        {
+            throw new LoraSharpException(
+                $"target_parameters: {string.Join(", ", idle)} match no stack of experts of this model{(set.Experts.Count == 0 ? ", which has none" : $"; it has {string.Join(", ", set.Experts.Keys.Take(3))}{(set.Experts.Count > 3 ? " and so on" : string.Empty)}")}.");
+        }
+    }
+
     private void NoteUnseen(LoraAdapter adapter, InputDirections? directions)
     {
         if (directions is null)
@@ -115,7 +134,7 @@ internal sealed class AdapterBuilder(AdapterSet set)
         }
 
         IReadOnlyDictionary<string, int> ranks = directions.Ranks();
-        string[] unseen = [.. adapter.Modules.Values.Where(m => m.A is not null && !ranks.ContainsKey(m.Name)).Select(m => m.Name)];
+        string[] unseen = [.. adapter.Modules.Values.Where(m => m.A is not null && !m.IsSlice && !ranks.ContainsKey(m.Name)).Select(m => m.Name)];
         if (unseen.Length > 0)
         {
             _warnings.Add($"init eva: {unseen.Length} modules start as usual, since they look up rows or saw too few tokens: {string.Join(", ", unseen.Take(5))}{(unseen.Length > 5 ? ", ..." : string.Empty)}.");

@@ -91,7 +91,7 @@ public static class AdapterConverter
     {
         bool rs = !config.UseRsLora;
         double Alpha(string path) => PeftMatching.ScalingOf(config, path) * (rs ? Math.Sqrt(PeftMatching.RankOf(config, path)) : PeftMatching.RankOf(config, path));
-        string[] paths = [.. adapter.Parts.Where(p => p.Part is AdapterPart.LoraA or AdapterPart.EmbeddingA).Select(p => p.Module)];
+        string[] paths = [.. adapter.Parts.Where(p => p.Part is AdapterPart.LoraA or AdapterPart.EmbeddingA or AdapterPart.StackA).Select(p => p.Module)];
         double common = config.Alpha * (rs ? 1 / Math.Sqrt(config.Rank) : Math.Sqrt(config.Rank));
         return config with
         {

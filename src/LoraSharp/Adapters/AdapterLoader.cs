@@ -103,6 +103,16 @@ internal sealed class AdapterLoader(AdapterSet set)
             tensor.Value.requires_grad = true;
         }
 
+        try
+        {
+            ExpertTarget.SpreadAll(set, adapter);
+        }
+        catch
+        {
+            adapter.Dispose();
+            throw;
+        }
+
         adapter.Warnings = _warnings;
         return adapter;
     }
@@ -117,6 +127,12 @@ internal sealed class AdapterLoader(AdapterSet set)
 
     private void Place(LoraAdapter adapter, AdapterFolder folder, AdapterTensor part)
     {
+        if (set.Experts.TryGetValue(part.Module, out ExpertTarget? experts) && part.Part is AdapterPart.StackA or AdapterPart.StackB)
+        {
+            PlaceStack(adapter, folder, part, experts!);
+            return;
+        }
+
         bool isEmbedding = set.Embeddings.TryGetValue(part.Module, out LoraEmbedding? embedding);
         bool isLinear = set.Linears.TryGetValue(part.Module, out LoraLinear? linear);
         if (!isEmbedding && !isLinear)
@@ -193,6 +209,26 @@ internal sealed class AdapterLoader(AdapterSet set)
         }
     }
 
+    private void PlaceStack(LoraAdapter adapter, AdapterFolder folder, AdapterTensor part, ExpertTarget target)
+    {
+        (long[] a, long[] b) = target.Shapes(PeftMatching.RankOf(adapter.Config, part.Module));
+        long[] expected = part.Part == AdapterPart.StackA ? a : b;
+        if (Read(folder, part, expected) is not { } tensor)
+        {
+            return;
+        }
+
+        AdapterModule module = adapter.Stack(target);
+        if (part.Part == AdapterPart.StackA)
+        {
+            module.A = tensor.DetachFromDisposeScope();
+        }
+        else
+        {
+            module.B = tensor.DetachFromDisposeScope();
+        }
+    }
+
     private static bool EqualsBase(Tensor weight, LoraEmbedding? embedding, LoraLinear? linear)
     {
         using Tensor dense = embedding is null ? linear!.DenseWeight() : embedding.Weight.alias();
@@ -249,6 +285,11 @@ internal sealed class AdapterLoader(AdapterSet set)
             {
                 _faults.Add($"{path}: the file has factors for it, but {PeftConfig.FileName} does not target it, so PEFT would leave them out.");
             }
+        }
+
+        foreach (string path in set.Experts.Keys.Where(p => TargetParameters.IsTarget(adapter.Config, p) && !folder.Parts.Any(f => f.Module == p && f.Part == AdapterPart.StackA)))
+        {
+            _faults.Add($"{path}: target_parameters names it, but the file has no factors for it.");
         }
 
         foreach (AdapterTensor part in folder.Parts.Where(p => p.Part == AdapterPart.TokenRows && (!adapter.Modules.TryGetValue(p.Module, out AdapterModule? m) || m.TokenRows is null)))

@@ -24,10 +24,13 @@ public sealed class AdapterModule : IDisposable
     public bool IsEmbedding { get; }
 
     /// <summary>r; 0 without factors.</summary>
-    public int Rank => A is null ? 0 : (int)A.shape[0];
+    public int Rank => A is null ? 0 : (int)A.shape[0] / Math.Max(1, Experts);
 
     /// <summary>Factor on B·A.</summary>
     public double Scaling { get; internal set; } = 1;
+
+    /// <summary>E of a stack of experts, whose A is [E·r, k] and B [f, r·E]; 0 for a layer.</summary>
+    public int Experts { get; internal init; }
 
     /// <summary>A [r, k], float32; null without factors.</summary>
     public Tensor? A { get; internal set; }
@@ -80,6 +83,12 @@ public sealed class AdapterModule : IDisposable
     /// <summary>Tokens are another module's (the head tied to an embedding): used here, owned and saved there.</summary>
     internal bool BorrowsTokens { get; init; }
 
+    /// <summary>Factors are views of a stack's: used here, owned, trained and saved there.</summary>
+    internal bool IsSlice { get; init; }
+
+    /// <summary>The key's part before the factors' names, where nested wrappers make it another than the path; null where they don't.</summary>
+    internal Func<AdapterPart, string>? KeyOfPart { get; init; }
+
     /// <summary>magnitude / ‖W + ΔW‖ [f] of a frozen DoRA module, computed once.</summary>
     internal Tensor? FrozenDoraScale { get; set; }
 
@@ -90,8 +99,8 @@ public sealed class AdapterModule : IDisposable
         {
             (AdapterPart Part, Tensor? Value)[] parts =
             [
-                (IsEmbedding ? AdapterPart.EmbeddingA : AdapterPart.LoraA, A),
-                (IsEmbedding ? AdapterPart.EmbeddingB : AdapterPart.LoraB, B),
+                (IsEmbedding ? AdapterPart.EmbeddingA : Experts > 0 ? AdapterPart.StackA : AdapterPart.LoraA, IsSlice ? null : A),
+                (IsEmbedding ? AdapterPart.EmbeddingB : Experts > 0 ? AdapterPart.StackB : AdapterPart.LoraB, IsSlice ? null : B),
                 (AdapterPart.LoraBBias, BBias),
                 (AdapterPart.Magnitude, Magnitude),
                 (AdapterPart.TokenRows, BorrowsTokens ? null : TokenRows),
@@ -104,7 +113,7 @@ public sealed class AdapterModule : IDisposable
                 {
                     string key = part == AdapterPart.Saved
                         ? AdapterTensor.Prefix + Name + (ReferenceEquals(value, Bias) ? ".bias" : ".weight")
-                        : AdapterTensor.KeyOf(Name, part);
+                        : KeyOfPart?.Invoke(part) ?? AdapterTensor.KeyOf(Name, part);
                     yield return (key, part, value);
                 }
             }
@@ -115,8 +124,8 @@ public sealed class AdapterModule : IDisposable
     internal IEnumerable<NamedTensor> Named(string adapter) => Parts.Select(p => new NamedTensor(
         p.Part switch
         {
-            AdapterPart.LoraA => $"{Name}.lora_A.{adapter}.weight",
-            AdapterPart.LoraB => $"{Name}.lora_B.{adapter}.weight",
+            AdapterPart.LoraA or AdapterPart.StackA => $"{Name}.lora_A.{adapter}.weight",
+            AdapterPart.LoraB or AdapterPart.StackB => $"{Name}.lora_B.{adapter}.weight",
             AdapterPart.LoraBBias => $"{Name}.lora_B.{adapter}.bias",
             AdapterPart.EmbeddingA => $"{Name}.lora_embedding_A.{adapter}",
             AdapterPart.EmbeddingB => $"{Name}.lora_embedding_B.{adapter}",
@@ -128,8 +137,17 @@ public sealed class AdapterModule : IDisposable
         },
         p.Value));
 
+    /// <summary>A [r, k] and B [f, r] of one expert of a stack: views, for the caller to dispose.</summary>
+    internal (Tensor A, Tensor B) OfExpert(int expert)
+    {
+        using var scope = NewDisposeScope();
+        Tensor a = A!.narrow(0, (long)expert * Rank, Rank);
+        Tensor b = B!.view(B.shape[0], Rank, Experts).select(2, expert);
+        return (a.MoveToOuterDisposeScope(), b.MoveToOuterDisposeScope());
+    }
+
     /// <summary>
-    /// ΔW = scaling · (B·A − B0·A0) [f, k] in float32, without DoRA, for the caller to dispose; null without factors.
+    /// ΔW = scaling · (B·A − B0·A0) [f, k] in float32, without DoRA, for the caller to dispose; of a stack [E, f, k]; null without factors.
     /// </summary>
     public Tensor? Delta()
     {
@@ -140,6 +158,12 @@ public sealed class AdapterModule : IDisposable
 
         using var scope = NewDisposeScope();
         using var _ = no_grad();
+        if (Experts > 0)
+        {
+            Tensor b = B.to(ScalarType.Float32).view(B.shape[0], Rank, Experts).permute(2, 0, 1);
+            return b.bmm(A.to(ScalarType.Float32).view(Experts, Rank, A.shape[1])).mul_(Scaling).MoveToOuterDisposeScope();
+        }
+
         Tensor delta = B.to(ScalarType.Float32).mm(A.to(ScalarType.Float32));
         if (AnchorA is not null)
         {

@@ -25,7 +25,8 @@ public static class AdapterReader
         ArgumentNullException.ThrowIfNull(folder);
         AdapterTensor[] parts = [.. folder.Parts.Where(p => p.Module == module)];
         bool isEmbedding = parts.Any(p => p.Part is AdapterPart.EmbeddingA or AdapterPart.TokenRows);
-        var result = new AdapterModule(module, isEmbedding);
+        AdapterTensor? stack = parts.FirstOrDefault(p => p.Part == AdapterPart.StackA);
+        var result = new AdapterModule(module, isEmbedding) { Experts = stack is null ? 0 : (int)(stack.Info.Shape[0] / PeftMatching.RankOf(folder.Config, module)) };
         using var scope = NewDisposeScope();
         using var _ = no_grad();
         foreach (AdapterTensor part in parts)
@@ -33,11 +34,11 @@ public static class AdapterReader
             Tensor tensor = Float(folder, part.Key).DetachFromDisposeScope();
             switch (part.Part)
             {
-                case AdapterPart.LoraA or AdapterPart.EmbeddingA:
+                case AdapterPart.LoraA or AdapterPart.EmbeddingA or AdapterPart.StackA:
                     result.A = tensor;
-                    result.Scaling = PeftMatching.ScalingOf(folder.Config, module, (int)tensor.shape[0]);
+                    result.Scaling = PeftMatching.ScalingOf(folder.Config, module, result.Rank);
                     break;
-                case AdapterPart.LoraB or AdapterPart.EmbeddingB:
+                case AdapterPart.LoraB or AdapterPart.EmbeddingB or AdapterPart.StackB:
                     result.B = tensor;
                     break;
                 case AdapterPart.LoraBBias:

@@ -17,6 +17,7 @@ public sealed class AdapterSet : IDisposable
     private readonly Dictionary<string, LoraLinear> _linears = new(StringComparer.Ordinal);
     private readonly Dictionary<string, LoraEmbedding> _embeddings = new(StringComparer.Ordinal);
     private readonly Dictionary<string, ModelParameter> _parameters = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, ExpertTarget> _experts = new(StringComparer.Ordinal);
     private readonly List<string> _order = [];
     private readonly Dictionary<string, LoraAdapter> _adapters = new(StringComparer.Ordinal);
     private AdapterSelection _selection = AdapterSelection.None;
@@ -175,6 +176,9 @@ public sealed class AdapterSet : IDisposable
     /// <summary>The model's other parameters that an adapter may replace, by name.</summary>
     internal IReadOnlyDictionary<string, ModelParameter> Parameters => _parameters;
 
+    /// <summary>Stacks of experts by the name that <c>target_parameters</c> gives them.</summary>
+    internal IReadOnlyDictionary<string, ExpertTarget> Experts => _experts;
+
     /// <summary>Paths of linear layers and embeddings in the order in which they were built.</summary>
     internal IReadOnlyList<string> Order => _order;
 
@@ -192,9 +196,22 @@ public sealed class AdapterSet : IDisposable
             throw new InvalidOperationException($"A layer {inner.Spec.Name} was already built with this set of adapters: each model needs its own.");
         }
 
+        if (inner.Spec.Stack is { } slice)
+        {
+            ExpertOf(new(slice.Parameter, slice.Count, inner.Spec.InFeatures, slice.Rows)).Layers.Add(layer);
+        }
+
         _order.Add(inner.Spec.Name);
         Note(weights);
         return layer;
+    }
+
+    internal LoraExpertStack Register(ExpertStack inner, WeightReader weights)
+    {
+        ExpertStackSpec spec = inner.Spec;
+        ExpertOf(new(spec.Name, spec.Count, spec.InFeatures, spec.OutFeatures));
+        Note(weights);
+        return new LoraExpertStack(inner, this);
     }
 
     internal LoraEmbedding Register(EmbeddingLayer inner, WeightReader weights)
@@ -232,6 +249,12 @@ public sealed class AdapterSet : IDisposable
         }
 
         Dropout.Dispose();
+    }
+
+    private ExpertTarget ExpertOf(ExpertTarget target)
+    {
+        _experts.TryAdd(target.Path, target);
+        return _experts[target.Path];
     }
 
     private void Note(WeightReader? weights)

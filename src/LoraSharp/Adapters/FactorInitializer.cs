@@ -46,6 +46,15 @@ internal sealed class FactorInitializer(Generator generator, string init, InputD
         module.B = Own(b, device);
     }
 
+    /// <summary>A [E·r, k] and B [f, r·E] of a stack of experts.</summary>
+    public void Stack(AdapterModule module, ExpertTarget target, int rank, Device device)
+    {
+        using var scope = NewDisposeScope();
+        (long[] a, long[] b) = target.Shapes(rank);
+        module.A = Own(init == "gaussian" ? empty(a).normal_(0, 1.0 / rank, generator) : Uniform(a, target.InFeatures), device);
+        module.B = Own(init == "false" ? Uniform(b, target.Count * rank) : zeros(b), device);
+    }
+
     /// <summary>A [r, v] zero and B [d, r] normal, whatever the initialisation of linear layers, as in PEFT.</summary>
     public void Embedding(AdapterModule module, EmbeddingSpec spec, int rank, Device device)
     {
@@ -107,6 +116,9 @@ internal sealed class FactorInitializer(Generator generator, string init, InputD
         Tensor b = empty(rank / 2, f).normal_(0, 1, generator).t().mm(pairs.select(1, 1)) / 10;
         return (a, b);
     }
+
+    // What nn.Linear starts with: kaiming_uniform_ with a = √5.
+    private Tensor Uniform(long[] shape, long inputs) => empty(shape).uniform_(-1 / Math.Sqrt(inputs), 1 / Math.Sqrt(inputs), generator);
 
     private static Tensor Own(Tensor tensor, Device device) =>
         tensor.to(ScalarType.Float32, device).contiguous().DetachFromDisposeScope();

@@ -44,6 +44,12 @@ public sealed class LoraAdapter : IDisposable
     /// <summary>Whether it takes part of the base out (PiSSA, OLoRA), so that it is saved with twice its rank.</summary>
     public bool HasAnchors => _modules.Values.Any(m => m.AnchorA is not null);
 
+    /// <summary>Whether it changes single experts, to which tokens come out of their order.</summary>
+    internal bool TouchesExperts { get; set; }
+
+    /// <summary>Whether rows that use it can't share a forward pass with rows that don't.</summary>
+    internal bool RunsAlone => Parameters.Count > 0 || TouchesExperts;
+
     /// <summary>Its trainable tensors as a state dict names them; the very tensors, owned by the adapter (a norm's by the model).</summary>
     public IEnumerable<NamedTensor> Tensors => _modules.Values.SelectMany(m => m.Named(Name))
         .Concat(_parameters.Select(p => new NamedTensor(p.Key, Live.GetValueOrDefault(p.Key, p.Value))));
@@ -64,6 +70,22 @@ public sealed class LoraAdapter : IDisposable
         {
             module = new AdapterModule(path, isEmbedding);
             _modules.Add(path, module);
+        }
+
+        return module;
+    }
+
+    internal AdapterModule Stack(ExpertTarget target)
+    {
+        if (!_modules.TryGetValue(target.Path, out AdapterModule? module))
+        {
+            module = new AdapterModule(target.Path, false)
+            {
+                Experts = target.Count,
+                KeyOfPart = part => TargetParameters.KeyOf(Config, target.Path, part),
+                Scaling = PeftMatching.ScalingOf(Config, target.Path),
+            };
+            _modules.Add(target.Path, module);
         }
 
         return module;

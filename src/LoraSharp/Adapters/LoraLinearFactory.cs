@@ -30,6 +30,14 @@ public sealed class LoraLinearFactory(AdapterSet adapters, ILinearFactory inner)
     }
 
     /// <inheritdoc/>
+    public ExpertStack CreateExperts(ExpertStackSpec spec, WeightReader weights)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        ArgumentNullException.ThrowIfNull(weights);
+        return adapters.Register(new DenseExpertStack(spec, CreateParameter(spec.Name, spec.Shape, weights)), weights);
+    }
+
+    /// <inheritdoc/>
     public Tensor CreateParameter(string name, IReadOnlyList<long> shape, WeightReader weights)
     {
         ArgumentNullException.ThrowIfNull(weights);

@@ -27,6 +27,12 @@ public sealed record LoraOptions
     /// <summary>Modules that get factors; default <c>all-linear</c>.</summary>
     public ModuleSelector? Targets { get; init; } = ModuleSelector.Regex(ModuleSelector.AllLinear);
 
+    /// <summary>
+    /// Tensors that get factors of their own, by full name or its ending: stacked experts, e.g. <c>experts.gate_up_proj</c>
+    /// (PEFT's <c>target_parameters</c>); null for none.
+    /// </summary>
+    public IReadOnlyList<string>? TargetParameters { get; init; }
+
     /// <summary>Modules that don't, whatever <see cref="Targets"/> says.</summary>
     public ModuleSelector? Exclude { get; init; }
 
@@ -88,12 +94,16 @@ public sealed record LoraOptions
         Require(RankDropout is >= 0 and < 1, $"rank_dropout: expected at least 0 and less than 1, found {RankDropout}");
         Require(Bias is "none" or "all" or "lora_only", $"bias: expected none, all or lora_only, found '{Bias}'");
         Require(InitIsKnown, $"init: expected true, false, gaussian, pissa, pissa_niter_N, olora, orthogonal or eva, found '{Init}'");
-        Require(Targets is not null || ModulesToSave is { Count: > 0 } || TrainableTokens is { Count: > 0 }, "targets: nothing is to be trained; name targets, modules_to_save or trainable tokens");
+        Require(Targets is not null || TargetParameters is { Count: > 0 } || ModulesToSave is { Count: > 0 } || TrainableTokens is { Count: > 0 }, "targets: nothing is to be trained; name targets, modules_to_save or trainable tokens");
         Require(Targets?.Pattern is null || Targets.IsAllLinear || LayersToTransform is null, "layers_to_transform: can't be used with a regular expression as targets; put the layers into the expression");
         Require(Targets?.Pattern is null || Targets.IsAllLinear || LayersPattern is null, "layers_pattern: can't be used with a regular expression as targets; put it into the expression");
         Require(LayersPattern is not { Count: > 0 } || LayersToTransform is not null, "layers_pattern: needs layers_to_transform");
         Require(!LoraBias || Init is "true" or "false", $"lora_bias: needs init true or false, found '{Init}'");
         Require(!LoraBias || !UseDora, "lora_bias: can't be combined with dora");
+        bool experts = TargetParameters is { Count: > 0 };
+        Require(!experts || (Dropout == 0 && RankDropout == 0), $"target_parameters: can't be used with dropout, found {Math.Max(Dropout, RankDropout)}");
+        Require(!experts || !(UseDora || LoraBias), "target_parameters: can't be used with dora or lora_bias");
+        Require(!experts || Init is "true" or "false" or "gaussian" or "eva", $"target_parameters: needs init true, false, gaussian or eva, found '{Init}'");
         Require(Init != "orthogonal" || (Rank % 2 == 0 && RankPattern.Values.All(r => r % 2 == 0)), "init orthogonal: needs even ranks");
         foreach ((string key, int rank) in RankPattern.Where(p => p.Value < 1))
         {
@@ -125,6 +135,7 @@ public sealed record LoraOptions
         Alpha = Alpha,
         Dropout = Dropout,
         TargetModules = Targets,
+        TargetParameters = TargetParameters,
         ExcludeModules = Exclude,
         LayersToTransform = LayersToTransform,
         LayersPattern = LayersPattern,
@@ -150,6 +161,7 @@ public sealed record LoraOptions
             Alpha = config.Alpha,
             Dropout = config.Dropout,
             Targets = config.TargetModules,
+            TargetParameters = config.TargetParameters,
             Exclude = config.ExcludeModules,
             LayersToTransform = config.LayersToTransform,
             LayersPattern = config.LayersPattern,

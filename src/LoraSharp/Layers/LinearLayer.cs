@@ -63,6 +63,9 @@ public sealed record LinearSpec(string Name, long InFeatures, long OutFeatures, 
 
     /// <summary>A router or other layer that is never quantised.</summary>
     public bool KeepPrecision { get; init; }
+
+    /// <summary>Of a layer of one expert: its place in the stack of all experts; null for any other.</summary>
+    public StackSlice? Stack { get; init; }
 }
 
 /// <summary>Embedding table by row lookup.</summary>
@@ -117,4 +120,11 @@ public interface ILinearFactory
     /// Adapters use this to make it trainable (<c>modules_to_save</c>, bias).
     /// </summary>
     Tensor CreateParameter(string name, IReadOnlyList<long> shape, WeightReader weights);
+
+    /// <summary>Experts that the checkpoint stores in one tensor; a factory that has nothing to say of them leaves them dense.</summary>
+    ExpertStack CreateExperts(ExpertStackSpec spec, WeightReader weights)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        return new DenseExpertStack(spec, CreateParameter(spec.Name, spec.Shape, weights));
+    }
 }

@@ -21,9 +21,15 @@ internal sealed class SeparateExperts : IExpertBank
 {
     private readonly GatedFeedForward[] _experts;
 
-    public SeparateExperts(ExpertsConfig config, string path, long hidden, ILinearFactory factory, WeightReader weights) =>
+    /// <param name="config">Of the mixture.</param>
+    /// <param name="path">Of the block in the checkpoint.</param>
+    /// <param name="stacks">Of the experts in transformers 5, which stacks them on loading.</param>
+    /// <param name="hidden">d.</param>
+    /// <param name="factory">Makes the layers.</param>
+    /// <param name="weights">Where their weights come from.</param>
+    public SeparateExperts(ExpertsConfig config, string path, string stacks, long hidden, ILinearFactory factory, WeightReader weights) =>
         _experts = [.. Enumerable.Range(0, config.Count).Select(i =>
-            GatedFeedForward.Create($"{path}.experts.{i}", config.Names, hidden, config.Size, config.Activation, bias: false, factory, weights))];
+            GatedFeedForward.Create($"{path}.experts.{i}", config.Names, hidden, config.Size, config.Activation, bias: false, factory, weights, (stacks, i, config.Count)))];
 
     public IEnumerable<LinearLayer> Linears => _experts.SelectMany(e => e.Linears);
 
@@ -36,28 +42,26 @@ internal sealed class SeparateExperts : IExpertBank
 internal sealed class StackedExperts : IExpertBank
 {
     private readonly ExpertsConfig _config;
-    private readonly NamedTensor _input;
-    private readonly NamedTensor _output;
+    private readonly ExpertStack _input;
+    private readonly ExpertStack _output;
 
     public StackedExperts(ExpertsConfig config, string path, long hidden, ILinearFactory factory, WeightReader weights)
     {
         _config = config;
-        string input = path + ".input_linear.weight";
-        string output = path + ".output_linear.weight";
-        _input = new(input, factory.CreateParameter(input, [config.Count, 2L * config.Size, hidden], weights));
-        _output = new(output, factory.CreateParameter(output, [config.Count, hidden, config.Size], weights));
+        _input = factory.CreateExperts(new(path + ".input_linear.weight", config.Count, hidden, 2L * config.Size), weights);
+        _output = factory.CreateExperts(new(path + ".output_linear.weight", config.Count, config.Size, hidden), weights);
     }
 
     public IEnumerable<LinearLayer> Linears => [];
 
-    public IEnumerable<NamedTensor> OwnParameters => [_input, _output];
+    public IEnumerable<NamedTensor> OwnParameters => [new(_input.Spec.Name, _input.Weight), new(_output.Spec.Name, _output.Weight)];
 
     public Tensor Forward(int expert, Tensor x)
     {
         using var scope = NewDisposeScope();
-        Tensor both = nn.functional.linear(x, _input.Value.select(0, expert));
+        Tensor both = _input.Forward(expert, x);
         Tensor inner = _config.Activation.Apply(both.narrow(-1, 0, _config.Size)) * both.narrow(-1, _config.Size, _config.Size);
-        return nn.functional.linear(inner, _output.Value.select(0, expert)).MoveToOuterDisposeScope();
+        return _output.Forward(expert, inner).MoveToOuterDisposeScope();
     }
 }
 
@@ -68,37 +72,40 @@ internal sealed class InterleavedExperts : IExpertBank
     private const double GateSlope = 1.702;
 
     private readonly ExpertsConfig _config;
-    private readonly NamedTensor _gateUp;
+    private readonly ExpertStack _gateUp;
     private readonly NamedTensor _gateUpBias;
-    private readonly NamedTensor _down;
+    private readonly ExpertStack _down;
     private readonly NamedTensor _downBias;
 
     public InterleavedExperts(ExpertsConfig config, string path, long hidden, ILinearFactory factory, WeightReader weights)
     {
         _config = config;
-        _gateUp = Create("gate_up_proj", config.Count, hidden, 2L * config.Size);
-        _gateUpBias = Create("gate_up_proj_bias", config.Count, 2L * config.Size);
-        _down = Create("down_proj", config.Count, config.Size, hidden);
-        _downBias = Create("down_proj_bias", config.Count, hidden);
+        _gateUp = Stack("gate_up_proj", hidden, 2L * config.Size);
+        _gateUpBias = Bias("gate_up_proj_bias", 2L * config.Size);
+        _down = Stack("down_proj", config.Size, hidden);
+        _downBias = Bias("down_proj_bias", hidden);
 
-        NamedTensor Create(string name, params long[] shape)
+        ExpertStack Stack(string name, long k, long f) => factory.CreateExperts(new($"{path}.experts.{name}", config.Count, k, f) { IsTransposed = true }, weights);
+
+        NamedTensor Bias(string name, long f)
         {
             string full = $"{path}.experts.{name}";
+            long[] shape = [config.Count, f];
             return new(full, factory.CreateParameter(full, shape, weights));
         }
     }
 
     public IEnumerable<LinearLayer> Linears => [];
 
-    public IEnumerable<NamedTensor> OwnParameters => [_gateUp, _gateUpBias, _down, _downBias];
+    public IEnumerable<NamedTensor> OwnParameters => [new(_gateUp.Spec.Name, _gateUp.Weight), _gateUpBias, new(_down.Spec.Name, _down.Weight), _downBias];
 
     public Tensor Forward(int expert, Tensor x)
     {
         using var scope = NewDisposeScope();
-        Tensor pairs = (x.matmul(_gateUp.Value.select(0, expert)) + _gateUpBias.Value.select(0, expert)).view(-1, _config.Size, 2);
+        Tensor pairs = (_gateUp.Forward(expert, x) + _gateUpBias.Value.select(0, expert)).view(-1, _config.Size, 2);
         Tensor gate = pairs.select(-1, 0).clamp(max: _config.ClampLimit);
         Tensor up = pairs.select(-1, 1).clamp(-_config.ClampLimit, _config.ClampLimit);
         Tensor inner = (up + 1.0) * (gate * (gate * GateSlope).sigmoid());
-        return (inner.matmul(_down.Value.select(0, expert)) + _downBias.Value.select(0, expert)).MoveToOuterDisposeScope();
+        return (_down.Forward(expert, inner) + _downBias.Value.select(0, expert)).MoveToOuterDisposeScope();
     }
 }

@@ -31,6 +31,9 @@ public enum ExpertStorage
 /// <summary>A mixture of experts.</summary>
 public sealed record ExpertsConfig
 {
+    /// <summary>Where transformers 5 holds the stacks of experts below a layer that checkpoints store one by one, whatever the checkpoint calls the block.</summary>
+    public const string StacksPath = "mlp.experts";
+
     /// <summary>Experts a layer.</summary>
     public required int Count { get; init; }
 

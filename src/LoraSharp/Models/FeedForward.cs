@@ -53,12 +53,37 @@ internal sealed class GatedFeedForward : FeedForwardLayer
 
     public override IEnumerable<LinearLayer> Linears => _gate is null ? [_up, _down] : [_gate, _up, _down];
 
-    public static GatedFeedForward Create(string path, (string Gate, string Up, string Down) names, long hidden, int size, Activation activation, bool bias, ILinearFactory factory, WeightReader weights) => new(
-        activation,
-        size,
-        factory.CreateLinear(new($"{path}.{names.Gate}", hidden, size, bias), weights),
-        factory.CreateLinear(new($"{path}.{names.Up}", hidden, size, bias), weights),
-        factory.CreateLinear(new($"{path}.{names.Down}", size, hidden, bias), weights));
+    /// <summary>Asks for the three layers.</summary>
+    /// <param name="path">Of the block.</param>
+    /// <param name="names">Of the layers below it.</param>
+    /// <param name="hidden">d.</param>
+    /// <param name="size">f.</param>
+    /// <param name="activation">Of the gate.</param>
+    /// <param name="bias">Whether the layers have biases.</param>
+    /// <param name="factory">Makes them.</param>
+    /// <param name="weights">Where their weights come from.</param>
+    /// <param name="expert">Of one of many experts: the path of the stacks, its index and their number.</param>
+    public static GatedFeedForward Create(
+        string path,
+        (string Gate, string Up, string Down) names,
+        long hidden,
+        int size,
+        Activation activation,
+        bool bias,
+        ILinearFactory factory,
+        WeightReader weights,
+        (string Stacks, int Index, int Count)? expert = null)
+    {
+        StackSlice? Slice(string stack, long firstRow, long rows) =>
+            expert is var (stacks, index, count) ? new($"{stacks}.{stack}", index, count, firstRow, rows) : null;
+
+        return new(
+            activation,
+            size,
+            factory.CreateLinear(new($"{path}.{names.Gate}", hidden, size, bias) { Stack = Slice("gate_up_proj", 0, 2L * size) }, weights),
+            factory.CreateLinear(new($"{path}.{names.Up}", hidden, size, bias) { Stack = Slice("gate_up_proj", size, 2L * size) }, weights),
+            factory.CreateLinear(new($"{path}.{names.Down}", size, hidden, bias) { Stack = Slice("down_proj", 0, hidden) }, weights));
+    }
 
     public override Tensor Forward(Tensor x)
     {

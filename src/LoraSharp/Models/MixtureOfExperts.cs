@@ -24,7 +24,7 @@ internal sealed class MixtureOfExperts : FeedForwardLayer
         _choiceBias = _config.Routing == Routing.GroupedSigmoid ? factory.CreateParameter(router + ".e_score_correction_bias", [_config.Count], weights) : null;
         _experts = _config.Storage switch
         {
-            ExpertStorage.Separate => new SeparateExperts(_config, _path, d, factory, weights),
+            ExpertStorage.Separate => new SeparateExperts(_config, _path, $"{config.Names.Layer(layer)}.{ExpertsConfig.StacksPath}", d, factory, weights),
             ExpertStorage.Stacked => new StackedExperts(_config, _path, d, factory, weights),
             _ => new InterleavedExperts(_config, _path, d, factory, weights),
         };

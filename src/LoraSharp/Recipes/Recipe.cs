@@ -94,6 +94,10 @@ public sealed record AdapterRecipe
     [Description("all-linear, a list of name suffixes, or a regular expression that matches whole module names.")]
     public NameSet Targets { get; init; } = new("all-linear");
 
+    /// <summary>Stacked experts.</summary>
+    [Description("Tensors that get factors of their own, by name or its ending: stacked experts, e.g. [experts.gate_up_proj, experts.down_proj] (PEFT's target_parameters).")]
+    public IReadOnlyList<string> TargetParameters { get; init; } = [];
+
     /// <summary>Exclusions.</summary>
     [Description("Modules that are left out of the targets: names or a regular expression.")]
     public NameSet? Exclude { get; init; }

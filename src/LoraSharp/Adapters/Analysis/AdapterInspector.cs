@@ -108,6 +108,7 @@ public static class AdapterInspector
         AddIf(config.LoraBias, "lora_bias");
         AddIf(config.Bias != "none", $"bias {config.Bias}");
         AddIf(config.ModulesToSave is { Count: > 0 }, "modules_to_save");
+        AddIf(config.TargetParameters is { Count: > 0 }, "target_parameters");
         AddIf(config.TrainableTokens is not null, "trainable tokens");
         AddIf(config.ChangesBase, config.InitLoraWeights);
         return string.Join(", ", names);
@@ -119,7 +120,7 @@ public static class AdapterInspector
         double norm = UpdateNorm(module);
         SpectrumReport? spectrum = null;
         SimilarityReport? similarity = null;
-        if ((options.Spectrum || options.Against is not null) && double.IsFinite(norm))
+        if ((options.Spectrum || options.Against is not null) && double.IsFinite(norm) && module.Experts == 0)
         {
             using UpdateSpectrum mine = UpdateSpectrum.Of(module);
             spectrum = options.Spectrum ? mine.Report(weight, generator) : null;
@@ -129,7 +130,7 @@ public static class AdapterInspector
         return new ModuleReport
         {
             Module = module.Name,
-            Kind = module.IsEmbedding ? "embedding" : "linear",
+            Kind = module.IsEmbedding ? "embedding" : module.Experts > 0 ? $"{module.Experts} experts" : "linear",
             Rank = r,
             Alpha = PeftMatching.AlphaOf(folder.Config, module.Name),
             Scaling = module.Scaling,
@@ -163,14 +164,21 @@ public static class AdapterInspector
         return mine.Compare(spectrum);
     }
 
-    // ‖B·A‖² = ⟨BᵀB, AAᵀ⟩: r × r numbers.
     private static double UpdateNorm(AdapterModule module)
     {
         using var scope = NewDisposeScope();
-        Tensor a = module.A!.to(ScalarType.Float64);
-        Tensor b = module.B!.to(ScalarType.Float64);
-        double square = b.t().mm(b).mul(a.mm(a.t())).sum().item<double>();
+        double square = module.Experts == 0
+            ? SquaredNorm(module.A!, module.B!)
+            : Enumerable.Range(0, module.Experts).Select(module.OfExpert).Sum(e => SquaredNorm(e.A, e.B));
         return Math.Abs(module.Scaling) * Math.Sqrt(Math.Max(0, square));
+    }
+
+    // ‖B·A‖² = ⟨BᵀB, AAᵀ⟩: r × r numbers.
+    private static double SquaredNorm(Tensor a, Tensor b)
+    {
+        using var scope = NewDisposeScope();
+        (Tensor left, Tensor right) = (b.to(ScalarType.Float64), a.to(ScalarType.Float64));
+        return left.t().mm(left).mul(right.mm(right.t())).sum().item<double>();
     }
 
     private static double Norm(Tensor tensor)
@@ -181,7 +189,7 @@ public static class AdapterInspector
 
     private static Tensor? BaseWeight(ModelSource model, CheckpointNames names, AdapterModule module)
     {
-        if (names.Find(module.Name + ".weight") is not { } name)
+        if (module.Experts > 0 || names.Find(module.Name + ".weight") is not { } name)
         {
             return null;
         }

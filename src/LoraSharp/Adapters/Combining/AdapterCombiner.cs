@@ -116,6 +116,11 @@ public static class AdapterCombiner
                 faults.Add($"{folder.Location}: its factors ({folder.Config.InitLoraWeights}) belong to a residual base; convert it to plain LoRA first (lora convert)");
             }
 
+            if (folder.Config.TargetParameters is { Count: > 0 })
+            {
+                faults.Add($"{folder.Location}: target_parameters ({string.Join(", ", folder.Config.TargetParameters)}) are combined by no method; merge the adapters one after the other with weights (lora merge --adapter PATH=WEIGHT)");
+            }
+
             if (folder.Config.LoraBias)
             {
                 faults.Add($"{folder.Location}: lora_bias is not combined by any method");

@@ -11,6 +11,9 @@ internal sealed class CheckpointNames
     private static readonly string[] Prefixes = ["model.", "transformer.", "gpt_neox."];
     private static readonly string[] EmbeddingNames = ["embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings"];
 
+    // Where checkpoints keep what transformers 5 stacks as mlp.experts.gate_up_proj and mlp.experts.down_proj.
+    private static readonly (string Block, string Gate, string Up, string Down)[] ExpertForms = [("mlp", "gate_proj", "up_proj", "down_proj"), ("block_sparse_moe", "w1", "w3", "w2")];
+
     private readonly IReadOnlyDictionary<string, TensorInfo> _tensors;
     private readonly bool _conv1D;
 
@@ -52,6 +55,43 @@ internal sealed class CheckpointNames
         }
 
         return null;
+    }
+
+    /// <summary>The tensors that hold a stack of experts: itself, or each expert's, with the row of the expert's matrix [f, k] at which they begin; empty where there are none.</summary>
+    /// <param name="parameter">Name of the stack, e.g. <c>model.layers.0.mlp.experts.gate_up_proj</c>.</param>
+    /// <param name="count">E.</param>
+    public IReadOnlyList<(string Tensor, int? Expert, long FirstRow)> FindStack(string parameter, int count)
+    {
+        if (Find(parameter) is { } whole)
+        {
+            return [(whole, null, 0)];
+        }
+
+        const string Place = ".mlp.experts.";
+        int place = parameter.IndexOf(Place, StringComparison.Ordinal);
+        if (place < 0)
+        {
+            return [];
+        }
+
+        (string layer, string stack) = (parameter[..place], parameter[(place + Place.Length)..]);
+        foreach ((string block, string gate, string up, string down) in ExpertForms)
+        {
+            string? Tensor(int expert, string name) => Find($"{layer}.{block}.experts.{expert}.{name}.weight");
+            if (Tensor(0, gate) is null)
+            {
+                continue;
+            }
+
+            string[] names = stack == "gate_up_proj" ? [gate, up] : stack == "down_proj" ? [down] : [];
+            return [.. from expert in Enumerable.Range(0, count)
+                       from name in names
+                       let tensor = Tensor(expert, name)
+                       where tensor is not null
+                       select (tensor, (int?)expert, name == up ? _tensors[tensor].Shape[0] : 0L)];
+        }
+
+        return [];
     }
 
     /// <summary>Whether a layer's weight is stored as [k, f].</summary>

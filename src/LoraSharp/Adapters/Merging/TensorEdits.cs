@@ -7,7 +7,7 @@ namespace LoraSharp.Adapters.Merging;
 /// <summary>What happens to each tensor of a checkpoint: planned from the adapters' keys, with every fault found before a byte is written.</summary>
 internal sealed class TensorEdits
 {
-    private readonly Dictionary<string, List<(MergedAdapter Adapter, string Module, string? Saved)>> _edits = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, List<Edit>> _edits = new(StringComparer.Ordinal);
     private readonly List<string> _faults = [];
     private readonly CheckpointNames _names;
     private readonly IReadOnlyDictionary<string, TensorInfo> _tensors;
@@ -45,17 +45,18 @@ internal sealed class TensorEdits
     /// <param name="stored">Its value, float32, in the checkpoint's layout.</param>
     public Tensor Apply(string name, Tensor stored)
     {
-        if (!_edits.TryGetValue(name, out List<(MergedAdapter Adapter, string Module, string? Saved)>? edits))
+        if (!_edits.TryGetValue(name, out List<Edit>? edits))
         {
             return stored;
         }
 
         Tensor result = stored;
-        foreach ((MergedAdapter adapter, string module, string? saved) in edits)
+        foreach (Edit edit in edits)
         {
-            Tensor changed = saved is not null
-                ? AdapterReader.Float(adapter.Folder, saved)
-                : name.EndsWith(".bias", StringComparison.Ordinal) ? Bias(adapter, module, stored) : Weight(adapter, module, stored);
+            MergedAdapter adapter = edit.Adapter;
+            Tensor changed = edit.Saved is not null ? AdapterReader.Float(adapter.Folder, edit.Saved)
+                : edit.Slice is { } slice ? Experts(adapter, edit.Module, slice, stored)
+                : name.EndsWith(".bias", StringComparison.Ordinal) ? Bias(adapter, edit.Module, stored) : Weight(adapter, edit.Module, stored);
             double weight = _unmerge ? -adapter.Weight : adapter.Weight;
             // One adapter as it was trained is taken as it is, without a subtraction and addition that round.
             result = edits.Count == 1 && weight == 1 ? changed : result + ((changed - stored) * weight);
@@ -99,6 +100,23 @@ internal sealed class TensorEdits
 
         return transposed || update.IsEmbedding ? merged.t().contiguous() : merged;
     }
+
+    // A whole stack, [E, f, k] or [E, k, f], or rows of one expert's matrix.
+    private static Tensor Experts(MergedAdapter adapter, string module, (int? Expert, long FirstRow) slice, Tensor stored)
+    {
+        using AdapterModule update = AdapterReader.Read(adapter.Folder, module);
+        if (slice.Expert is not { } expert)
+        {
+            Tensor delta = update.Delta()!;
+            return stored + (IsStoredTransposed(module) ? delta.transpose(1, 2) : delta);
+        }
+
+        (Tensor a, Tensor b) = update.OfExpert(expert);
+        return stored + (b.narrow(0, slice.FirstRow, stored.shape[0]).mm(a) * update.Scaling);
+    }
+
+    // A parameter of its own name (gpt-oss, Llama 4) is multiplied from the right; a module's weight from the left.
+    private static bool IsStoredTransposed(string parameter) => !parameter.EndsWith(".weight", StringComparison.Ordinal);
 
     private static Tensor Bias(MergedAdapter adapter, string module, Tensor stored)
     {
@@ -144,6 +162,11 @@ internal sealed class TensorEdits
             }
         }
 
+        if (parts.FirstOrDefault(p => p.Part == AdapterPart.StackA) is { } stackA && parts.FirstOrDefault(p => p.Part == AdapterPart.StackB) is { } stackB)
+        {
+            PlanStack(adapter, module, stackA, stackB);
+        }
+
         bool hasWeight = parts.Any(p => p.Part is AdapterPart.LoraA or AdapterPart.EmbeddingA or AdapterPart.TokenRows or AdapterPart.BaseWeight);
         if (hasWeight)
         {
@@ -159,6 +182,33 @@ internal sealed class TensorEdits
             else
             {
                 _faults.Add($"{module}: the adapter has a bias, but the model's layer has none to merge it into.");
+            }
+        }
+    }
+
+    private void PlanStack(MergedAdapter adapter, string module, AdapterTensor a, AdapterTensor b)
+    {
+        int count = (int)(a.Info.Shape[0] / PeftMatching.RankOf(adapter.Folder.Config, module));
+        (long k, long f) = (a.Info.Shape[1], b.Info.Shape[0]);
+        IReadOnlyList<(string Tensor, int? Expert, long FirstRow)> places = _names.FindStack(module, count);
+        if (places.Count == 0)
+        {
+            _faults.Add($"{module}: the model has no such tensor, and no experts that it would be a stack of.");
+        }
+
+        foreach ((string tensor, int? expert, long firstRow) in places)
+        {
+            IReadOnlyList<long> shape = _tensors[tensor].Shape;
+            bool fits = expert is null
+                ? shape.SequenceEqual(IsStoredTransposed(module) ? [count, k, f] : [count, f, k])
+                : shape.Count == 2 && shape[1] == k && firstRow + shape[0] <= f;
+            if (fits)
+            {
+                Add(tensor, new Edit(adapter, module, null, (expert, firstRow)));
+            }
+            else
+            {
+                _faults.Add($"{tensor}: the model's tensor is [{string.Join(", ", shape)}], the adapter's stack is of {count} experts [{f}, {k}].");
             }
         }
     }
@@ -208,24 +258,29 @@ internal sealed class TensorEdits
             return;
         }
 
-        if (!_edits.TryGetValue(name, out List<(MergedAdapter, string, string?)>? edits))
+        Add(name, new Edit(adapter, module, saved, null));
+    }
+
+    private void Add(string name, Edit edit)
+    {
+        if (!_edits.TryGetValue(name, out List<Edit>? edits))
         {
             _edits.Add(name, edits = []);
         }
 
-        edits.Add((adapter, module, saved));
+        edits.Add(edit);
     }
 
     // With the adapter attached, a change of the embedding leaves the tied head alone. The merged model must answer the
     // same, so the head gets the old weights as a tensor of its own. Trained token rows do reach a tied head.
     private void Untie(IReadOnlyList<MergedAdapter> adapters)
     {
-        if (!_names.HeadIsTied || _names.InputEmbedding is not { } embedding || !_edits.TryGetValue(embedding, out List<(MergedAdapter, string, string?)>? edits))
+        if (!_names.HeadIsTied || _names.InputEmbedding is not { } embedding || !_edits.TryGetValue(embedding, out List<Edit>? edits))
         {
             return;
         }
 
-        bool onlyRows = edits.TrueForAll(e => e.Item3 is null && e.Item1.Folder.Parts.Where(p => p.Module == e.Item2).All(p => p.Part == AdapterPart.TokenRows));
+        bool onlyRows = edits.TrueForAll(e => e.Saved is null && e.Adapter.Folder.Parts.Where(p => p.Module == e.Module).All(p => p.Part == AdapterPart.TokenRows));
         if (!onlyRows || UntiedHead is not null)
         {
             UntiedHead ??= "lm_head.weight";
@@ -237,4 +292,11 @@ internal sealed class TensorEdits
             _faults.Add($"{embedding}: trained token rows together with another change of the embedding or head of a model with tied weights can't be merged. Use them unmerged.");
         }
     }
+
+    /// <summary>One adapter's change of a tensor.</summary>
+    /// <param name="Adapter">Whose.</param>
+    /// <param name="Module">The module of it.</param>
+    /// <param name="Saved">Key of what takes the tensor's place; null for a change by factors or a bias.</param>
+    /// <param name="Slice">Of experts: which one's matrix (null for the whole stack), and the row of it where the tensor begins.</param>
+    private sealed record Edit(MergedAdapter Adapter, string Module, string? Saved, (int? Expert, long FirstRow)? Slice);
 }

@@ -22,5 +22,5 @@ internal sealed class AdapterVersion(LoraAdapter adapter, PrefixKey content)
     public bool IsRetired { get; set; }
 
     /// <summary>Whether it can share a forward pass with others: not where it replaces parameters of the whole model, or changes experts, whose rows the router shuffles.</summary>
-    public bool NeedsOwnPass { get; } = adapter.Parameters.Count > 0 || adapter.Modules.Keys.Any(m => m.Contains(".experts.", StringComparison.Ordinal));
+    public bool NeedsOwnPass { get; } = adapter.RunsAlone;
 }
