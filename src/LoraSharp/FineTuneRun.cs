@@ -49,8 +49,11 @@ public sealed class FineTuneRun
     /// <summary>Judges sampled completions: when given, the run learns from rewards (GRPO) with the recipe's other <c>grpo</c> settings. Null: as the recipe says.</summary>
     public TextReward? Reward { get; init; }
 
-    /// <summary>What is minimised, over the model with the adapter selected. Null: as the recipe and the kind of its rows say.</summary>
-    public Func<LoadedModel, TrainerOptions, ITrainingObjective>? Objective { get; init; }
+    /// <summary>
+    /// What is minimised, over the model with the adapter selected; the noise is what the recipe makes random (dropout, NEFTune).
+    /// Null: as the recipe and the kind of its rows say.
+    /// </summary>
+    public Func<LoadedModel, TrainerOptions, ITrainingNoise, ITrainingObjective>? Objective { get; init; }
 
     /// <summary>Where micro-batches come from; disposed with the run. Null: the recipe's data. The recipe's validation is not read then.</summary>
     public Func<LoadedModel, IBatchSource>? Source { get; init; }
@@ -93,7 +96,7 @@ public sealed class FineTuneRun
 
         using IBatchSource source = Source?.Invoke(loaded) ?? Planner(data!, batches);
         TrainerOptions options = Options(source);
-        ITrainingObjective objective = Objective?.Invoke(loaded, options) ?? ObjectiveFor(loaded, data, options, batches, folder, notes);
+        ITrainingObjective objective = Objective?.Invoke(loaded, options, Noise(loaded, options)) ?? ObjectiveFor(loaded, data, options, batches, folder, notes);
         using var buffers = objective as IDisposable;
         using var metrics = new MetricsFile(folder.Metrics);
         using TensorBoardEvents? board = _recipe.Report.Tensorboard ? new TensorBoardEvents(folder.TensorBoard, _clock) : null;
@@ -304,7 +307,7 @@ public sealed class FineTuneRun
         DataRecipe d = _recipe.Data;
         return new DataOptions
         {
-            Train = [.. d.Train.Select(s => new DataSource { Path = Resolve(s.Path), Weight = s.Weight, Format = s.Format is null ? null : Format(s.Format), MaxSamples = s.MaxSamples })],
+            Train = [.. d.Train.Select(s => new DataSource { Path = Resolve(s.Path), Weight = s.Weight, Format = s.Format is null ? null : Format(s.Format), Columns = s.Columns, MaxSamples = s.MaxSamples })],
             Validation = ValidationSource.Parse(double.TryParse(d.Validation, NumberStyles.Float, CultureInfo.InvariantCulture, out _) ? d.Validation : Resolve(d.Validation)),
             Format = Format(d.Format),
             MaxLength = d.MaxLength,

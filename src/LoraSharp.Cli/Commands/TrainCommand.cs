@@ -1,6 +1,7 @@
 using System.CommandLine;
 using LoraSharp.Formats;
 using LoraSharp.Recipes;
+using LoraSharp.Training;
 
 namespace LoraSharp.Cli.Commands;
 
@@ -33,7 +34,8 @@ internal static class TrainCommand
         var quantize = new Option<string?>("--quantize") { Description = "nf4: the same as --method qlora.", HelpName = "TYPE" };
         quantize.AcceptOnlyFromAmong("nf4", "fp4", "none");
         Option<bool> json = CommonOptions.Json();
-        var command = new Command("train", "Fine-tune a model: LoRA, QLoRA or in full.\nExample: lora train recipe.yaml --set training.epochs=1\n         lora train --model SmolLM2-135M --data train.jsonl --output runs/mine --rank 8") { recipe, set, quantize, json };
+        Option<string?> telemetry = TelemetryExport.Endpoint();
+        var command = new Command("train", "Fine-tune a model: LoRA, QLoRA or in full.\nExample: lora train recipe.yaml --set training.epochs=1\n         lora train --model SmolLM2-135M --data train.jsonl --output runs/mine --rank 8") { recipe, set, quantize, telemetry, json };
         Dictionary<string, string> descriptions = RecipeDocumentation.Settings().ToDictionary(s => s.Key, s => s.Description);
         var options = new List<(Option<string?> Option, string Key)>();
         foreach ((string flag, string key, string value) in Flags)
@@ -51,7 +53,7 @@ internal static class TrainCommand
             command.Add(option);
         }
 
-        command.SetAction((parsed, cancellation) =>
+        command.SetAction(async (parsed, cancellation) =>
         {
             var settings = new List<KeyValuePair<string, string>>();
             foreach ((Option<string?> option, string key) in options)
@@ -71,7 +73,8 @@ internal static class TrainCommand
             }
 
             settings.AddRange(parsed.GetValue(set)!.Select(Pair));
-            return RunAsync(parsed.GetValue(recipe), settings, parsed.GetValue(json), cancellation);
+            using TelemetryExport? export = TelemetryExport.Start(parsed.GetValue(telemetry), TrainingTelemetry.SourceName);
+            return await RunAsync(parsed.GetValue(recipe), settings, parsed.GetValue(json), cancellation);
         });
         return command;
     }
@@ -96,6 +99,7 @@ internal static class TrainCommand
                 result.Complete,
                 result.Training.Steps,
                 result.TrainedParameters,
+                result.PeakMemory,
                 result.Training.Loss,
                 result.Training.EvalLoss,
                 result.Training.BestLoss,

@@ -174,7 +174,7 @@ public sealed record AdapterRecipe
 public sealed record DataRecipe
 {
     /// <summary>Training rows.</summary>
-    [Description("Training data: a file, a folder, or a list of them, each also as { path, weight, format, max_samples }.")]
+    [Description("Training data: a file, a folder, or a list of them, each also as { path, weight, format, columns, max_samples }.")]
     public IReadOnlyList<DataSourceRecipe> Train { get; init; } = [];
 
     /// <summary>Validation rows.</summary>
@@ -261,6 +261,10 @@ public sealed record DataSourceRecipe
     /// <summary>Format.</summary>
     [Description("As data.format, for this source.")]
     public string? Format { get; init; }
+
+    /// <summary>Columns.</summary>
+    [Description("As data.columns, for this source.")]
+    public IReadOnlyDictionary<string, string>? Columns { get; init; }
 
     /// <summary>Limit.</summary>
     [Description("At most this many rows; 0 for all.")]

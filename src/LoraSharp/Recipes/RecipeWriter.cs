@@ -76,7 +76,7 @@ public static class RecipeWriter
         bool flag => flag ? "true" : "false",
         string text => Quoted(text),
         NameSet set => set.Single is { } single ? Quoted(single) : Inline(set.Names),
-        DataSourceRecipe { Weight: 1, Format: null, MaxSamples: 0 } source => Quoted(source.Path),
+        DataSourceRecipe { Weight: 1, Format: null, Columns: null, MaxSamples: 0 } source => Quoted(source.Path),
         DataSourceRecipe source => "{ " + string.Join(", ", RecipeReader.Settings(typeof(DataSourceRecipe)).Where(p => p.GetValue(source) is not null).Select(p => $"{RecipeReader.KeyOf(p)}: {Inline(p.GetValue(source))}")) + " }",
         IDictionary map => "{ " + string.Join(", ", map.Keys.Cast<object>().Select(k => $"{Inline(k)}: {Inline(map[k])}")) + " }",
         IEnumerable list => "[" + string.Join(", ", list.Cast<object>().Select(Inline)) + "]",
