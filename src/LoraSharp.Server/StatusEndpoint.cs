@@ -12,7 +12,7 @@ internal sealed class StatusEndpoint(ServedModel model, ServerOptions options)
     public JsonObject Read()
     {
         EngineStatus engine = model.Engine.Status;
-        IReadOnlyList<AdapterInfo> adapters = model.Engine.Adapters;
+        AdapterUse adapters = engine.Adapters;
         return new JsonObject
         {
             ["model"] = options.ModelName,
@@ -23,13 +23,14 @@ internal sealed class StatusEndpoint(ServedModel model, ServerOptions options)
             ["training"] = options.RunFolder is not null,
             ["running"] = engine.Running,
             ["waiting"] = engine.Waiting,
-            ["kv_tokens"] = engine.CachedTokens,
-            ["kv_limit"] = (long)model.Engine.Status.Blocks.Total * model.Engine.Limits.BlockSize,
+            ["kv_blocks"] = new JsonObject { ["total"] = engine.Blocks.Total, ["used"] = engine.Blocks.Used, ["cached"] = engine.Blocks.Cached, ["tokens"] = model.Engine.Limits.BlockSize },
             ["generated_tokens"] = engine.GeneratedTokens,
             ["prompt_tokens"] = engine.PromptTokens,
+            ["shared_tokens"] = engine.SharedTokens,
+            ["preemptions"] = engine.Preemptions,
             ["steps"] = engine.Steps,
-            ["adapters"] = adapters.Count,
-            ["adapters_loaded"] = adapters.Count(a => a.IsLoaded),
+            ["training_share"] = engine.TrainingShare,
+            ["adapters"] = new JsonObject { ["device"] = adapters.OnDevice, ["host"] = adapters.OnHost, ["disk"] = adapters.OnDisk },
         };
     }
 }

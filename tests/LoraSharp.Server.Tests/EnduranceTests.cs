@@ -2,7 +2,15 @@ using LoraSharp.Benchmarks.Serving;
 
 namespace LoraSharp.Server.Tests;
 
+/// <summary>Tests that count what is left in the process's memory: nothing else runs beside them.</summary>
+[CollectionDefinition(Name, DisableParallelization = true)]
+public sealed class AloneCollection
+{
+    public const string Name = "alone";
+}
+
 /// <summary>The short form of <c>serve-endurance</c>, and the load generator against a real server.</summary>
+[Collection(AloneCollection.Name)]
 public sealed class EnduranceTests
 {
     private static string Model => Fixtures.Path("models/llama");
@@ -72,12 +80,12 @@ public sealed class EnduranceTests
     [InlineData(new[] { 20L, 20, 20, 20, 20, 21 }, 100, 0, 1)]
     [InlineData(new[] { 20L, 20, 20, 20, 20, 20 }, 130, 0, 1)]
     [InlineData(new[] { 20L, 20, 20, 20, 20, 20 }, 100, 7, 1)]
-    public void Leaks_are_told(long[] tensors, double lastMegabytes, long cached, int expected)
+    public void Leaks_are_told(long[] tensors, double lastMegabytes, int used, int expected)
     {
         var report = new EnduranceReport();
         for (int i = 0; i < tensors.Length; i++)
         {
-            report.Rests.Add(new RestFigures(i, tensors[i], i >= 4 ? lastMegabytes : 100, 10, i == 5 ? cached : 0, i));
+            report.Rests.Add(new RestFigures(i, tensors[i], i >= 4 ? lastMegabytes : 100, 10, i == 5 ? used : 0, 30, i));
         }
 
         Assert.Equal(expected, report.Leaks().Count);

@@ -63,9 +63,9 @@ public sealed class PlaygroundFilesTests
 
         Assert.Equal("base", (string?)status["model"]);
         Assert.Equal(4, (long)status["generated_tokens"]!);
-        Assert.Equal(1, (int)status["adapters_loaded"]!);
+        Assert.Equal(1, (int)status["adapters"]!["device"]!);
         Assert.False((bool)status["chat"]!);
-        Assert.True((long)status["kv_limit"]! > 0);
+        Assert.True((int)status["kv_blocks"]!["total"]! > 0);
     }
 
     [Fact]

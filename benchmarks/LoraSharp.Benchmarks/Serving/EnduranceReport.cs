@@ -7,9 +7,10 @@ namespace LoraSharp.Benchmarks.Serving;
 /// <param name="Tensors">Live tensors.</param>
 /// <param name="ResidentMegabytes">Memory of the process.</param>
 /// <param name="ManagedMegabytes">Managed heap after a collection.</param>
-/// <param name="CachedTokens">Tokens that sequences hold in caches; none run.</param>
+/// <param name="UsedBlocks">Blocks of the key-value cache that sequences hold; none run.</param>
+/// <param name="FreeBlocks">Blocks that are free or hold nothing but a prefix to be shared: all of them.</param>
 /// <param name="Answers">Checked so far.</param>
-internal sealed record RestFigures(double Seconds, long Tensors, double ResidentMegabytes, double ManagedMegabytes, long CachedTokens, long Answers);
+internal sealed record RestFigures(double Seconds, long Tensors, double ResidentMegabytes, double ManagedMegabytes, int UsedBlocks, int FreeBlocks, long Answers);
 
 /// <summary>What an endurance run found.</summary>
 internal sealed class EnduranceReport
@@ -30,6 +31,12 @@ internal sealed class EnduranceReport
     public List<RestFigures> Rests { get; } = [];
 
     public double Seconds { get; set; }
+
+    /// <summary>Sequences that gave up their blocks for others and were computed again.</summary>
+    public long Preemptions { get; set; }
+
+    /// <summary>Prompt tokens that were found in the cache.</summary>
+    public long SharedTokens { get; set; }
 
     public void Count(string what, int tokens = 0)
     {
@@ -80,21 +87,22 @@ internal sealed class EnduranceReport
         string?[] leaks =
         [
             warm.Select(r => r.Tensors).Distinct().Count() > 1 ? $"live tensors at the rests: {string.Join(", ", warm.Select(r => r.Tensors))}" : null,
-            Rests.Any(r => r.CachedTokens != 0) ? $"tokens in caches at the rests: {string.Join(", ", Rests.Select(r => r.CachedTokens))}" : null,
+            Rests.Any(r => r.UsedBlocks != 0) ? $"cache blocks in use at the rests: {string.Join(", ", Rests.Select(r => r.UsedBlocks))}" : null,
+            Rests.Select(r => r.FreeBlocks).Distinct().Count() > 1 ? $"cache blocks free at the rests: {string.Join(", ", Rests.Select(r => r.FreeBlocks))}" : null,
             last > middle * (1 + growth) ? $"resident memory grew from {middle:F0} MB to {last:F0} MB" : null,
         ];
         return [.. leaks.OfType<string>()];
     }
 
-    public string ToJson() => JsonSerializer.Serialize(new { Seconds, Answers, Tokens, Counts, WrongCount, Wrong, Leaks = Leaks(), Rests }, Json);
+    public string ToJson() => JsonSerializer.Serialize(new { Seconds, Answers, Tokens, Preemptions, SharedTokens, Counts, WrongCount, Wrong, Leaks = Leaks(), Rests }, Json);
 
     public string ToText() => string.Join(
         Environment.NewLine,
         [
-            $"{Seconds:F0} s: {Answers} answers checked, {Tokens} tokens, {WrongCount} wrong",
+            $"{Seconds:F0} s: {Answers} answers checked, {Tokens} tokens, {WrongCount} wrong; {Preemptions} preemptions, {SharedTokens} prompt tokens shared",
             .. Counts.OrderBy(c => c.Key, StringComparer.Ordinal).Select(c => $"  {c.Key,-28} {c.Value,8}"),
-            "    at s  tensors   RSS MB  heap MB   in cache",
-            .. Rests.Select(r => $"  {r.Seconds,6:F0} {r.Tensors,8} {r.ResidentMegabytes,8:F1} {r.ManagedMegabytes,8:F1} {r.CachedTokens,10}"),
+            "    at s  tensors   RSS MB  heap MB  blocks used   free",
+            .. Rests.Select(r => $"  {r.Seconds,6:F0} {r.Tensors,8} {r.ResidentMegabytes,8:F1} {r.ManagedMegabytes,8:F1} {r.UsedBlocks,12} {r.FreeBlocks,6}"),
             .. Wrong,
             .. Leaks(),
         ]);

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Net;
 using System.Text.Json;
+using LoraSharp.Serving;
 using TorchSharp;
 
 namespace LoraSharp.Benchmarks.Serving;
@@ -132,7 +133,10 @@ internal sealed class EnduranceRun
         GC.WaitForPendingFinalizers();
         GC.Collect();
         using Process process = Process.GetCurrentProcess();
-        return new RestFigures(seconds, torch.Tensor.TotalCount, process.WorkingSet64 / 1e6, GC.GetTotalMemory(false) / 1e6, _server.Engine.Status.CachedTokens, _report.Answers);
+        EngineStatus status = _server.Engine.Status;
+        _report.Preemptions = status.Preemptions;
+        _report.SharedTokens = status.SharedTokens;
+        return new RestFigures(seconds, torch.Tensor.TotalCount, process.WorkingSet64 / 1e6, GC.GetTotalMemory(false) / 1e6, status.Blocks.Used, status.Blocks.Total - status.Blocks.Used, _report.Answers);
     }
 
     private async Task ClientAsync(int seed, CancellationToken cancellation)

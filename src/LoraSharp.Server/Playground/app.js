@@ -43,7 +43,7 @@ poll(async () => {
       setMode(fresh.chat ? mode() : "text", !fresh.chat);
     }
 
-    const changed = status === null || status.adapters !== fresh.adapters || status.adapters_loaded !== fresh.adapters_loaded;
+    const changed = JSON.stringify(status?.adapters) !== JSON.stringify(fresh.adapters);
     status = fresh;
     engine.add(fresh);
     pulse("up", fresh.running > 0 ? `${fresh.running} running${fresh.waiting > 0 ? `, ${fresh.waiting} waiting` : ""}` : "ready");

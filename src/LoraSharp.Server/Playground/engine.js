@@ -1,12 +1,14 @@
 // Live figures of the engine, and of the run folder that the server was started with.
 import { get } from "./api.js";
 import { Chart } from "./chart.js";
-import { byId, compact } from "./dom.js";
+import { byId, compact, make } from "./dom.js";
 
 const every = 1000;
 const kept = 120;
 const whole = value => compact(Math.round(value));
 const rate = value => (value >= 100 ? whole(value) : value.toFixed(1));
+const percent = v => `${v.toFixed(v > 0 && v < 10 ? 1 : 0)} %`;
+const share = (part, whole) => (whole > 0 ? (100 * part) / whole : 0);
 const ago = x => (x >= -0.5 ? "now" : `${Math.round(-x)} s ago`);
 
 export class EnginePanel {
@@ -19,8 +21,9 @@ export class EnginePanel {
     this.#charts = {
       rate: new Chart(host, "Tokens a second", { format: rate, xLabel: ago }),
       running: new Chart(host, "Requests", { format: whole, xLabel: ago }),
-      cache: new Chart(host, "Cache in use", { format: v => `${v.toFixed(v < 10 ? 1 : 0)} %`, xLabel: ago }),
+      cache: new Chart(host, "Cache in use", { format: percent, xLabel: ago }),
     };
+    host.append(make("p", { class: "hint", id: "engine-facts" }));
   }
 
   add(status) {
@@ -38,13 +41,16 @@ export class EnginePanel {
       rate: seconds > 0 ? (status.generated_tokens - before.generated_tokens) / seconds : 0,
       running: status.running,
       waiting: status.waiting,
-      cache: status.kv_limit > 0 ? (100 * status.kv_tokens) / status.kv_limit : 0,
+      used: share(status.kv_blocks.used, status.kv_blocks.total),
+      kept: share(status.kv_blocks.used + status.kv_blocks.cached, status.kv_blocks.total),
     });
     this.#samples.splice(0, this.#samples.length - kept);
     const points = name => this.#samples.map(s => ({ x: s.at - status.uptime, y: s[name] }));
     this.#charts.rate.draw([{ kind: "line", points: points("rate") }]);
     this.#charts.running.draw([{ kind: "line", points: points("running") }, { kind: "faint", points: points("waiting") }], `${status.running} running · ${status.waiting} waiting`);
-    this.#charts.cache.draw([{ kind: "line", points: points("cache") }]);
+    const newest = this.#samples.at(-1);
+    this.#charts.cache.draw([{ kind: "line", points: points("used") }, { kind: "faint", points: points("kept") }], `${percent(newest.used)} · ${percent(newest.kept - newest.used)} kept`);
+    byId("engine-facts").textContent = facts(status);
   }
 }
 
@@ -115,6 +121,16 @@ export function poll(work) {
     setTimeout(turn, every);
   };
   turn();
+}
+
+function facts({ adapters, prompt_tokens, shared_tokens, preemptions, training_share }) {
+  const places = Object.entries(adapters).filter(([, count]) => count > 0).map(([place, count]) => `${count} ${{ device: "ready", host: "in memory", disk: "on disk" }[place]}`);
+  return [
+    places.length > 0 ? `Adapters: ${places.join(", ")}` : "",
+    shared_tokens > 0 ? `${percent(share(shared_tokens, shared_tokens + prompt_tokens))} of prompt tokens found in the cache` : "",
+    preemptions > 0 ? `${compact(preemptions)} preempted` : "",
+    training_share > 0 ? `training takes ${percent(100 * training_share)} of the time` : "",
+  ].filter(Boolean).join(" · ");
 }
 
 // Exponential mean over about a twentieth of the run, without the start's bias.
