@@ -22,11 +22,6 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
             throw new ApiError(StatusCodes.Status400BadRequest, "The model has no tokenizer or no chat template: use /v1/completions.", null, "no_chat_template");
         }
 
-        if (body.Object("response_format") is { } format && (string?)format["type"] is not (null or "text"))
-        {
-            throw ApiError.Invalid("response_format", "response_format: only text can be had; constrained output is not there yet.");
-        }
-
         var plan = ToolPlan.Read(body, model.Template);
         int[] prompt = Render(body, plan);
         int n = body.Whole("n", 1, MostChoices) ?? 1;
@@ -36,7 +31,7 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
             throw ApiError.Invalid("top_logprobs", "top_logprobs is given without logprobs: true.");
         }
 
-        GenerationOptions generation = SamplingFields.Read(body, options.DefaultMaxTokens, 1, model.Defaults);
+        GenerationOptions generation = plan.Constrain(ResponseForm.Apply(SamplingFields.Read(body, options.DefaultMaxTokens, 1, model.Defaults), body, model), model);
         generation = generation with { SkipSpecialTokens = generation.SkipSpecialTokens && !plan.NeedsSpecialTokens, StopStrings = [.. generation.StopStrings, .. plan.Stops] };
         bool stream = body.Flag("stream");
         bool usage = SamplingFields.WantsUsage(body);

@@ -21,7 +21,7 @@ internal sealed class CompletionsEndpoint(ServedModel model)
         bool echo = body.Flag("echo");
 
         // No new tokens are asked for by those who want a prompt's own log-probabilities. One is computed and not shown.
-        GenerationOptions generation = SamplingFields.Read(body, DefaultTokens, echo ? 0 : 1, model.Defaults);
+        GenerationOptions generation = ResponseForm.Apply(SamplingFields.Read(body, DefaultTokens, echo ? 0 : 1, model.Defaults), body, model);
         var shape = new CompletionShape(body.Whole("logprobs", 0, 20), body.Flag("return_tokens_as_token_ids") || model.Tokenizer is null, echo, PromptOnly: generation.MaxTokens == 0);
         generation = generation with { MaxTokens = Math.Max(1, generation.MaxTokens) };
         int n = body.Whole("n", 1, MostChoices) ?? 1;

@@ -2,6 +2,8 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using LoraSharp.Formats.Chat;
 using LoraSharp.Formats.Chat.ToolCalls;
+using LoraSharp.Inference;
+using LoraSharp.Inference.Constraints;
 
 namespace LoraSharp.Server;
 
@@ -42,6 +44,35 @@ internal sealed record ToolPlan(JsonArray? Tools, ToolCallFormat Format, string 
         format = format == ToolCallFormat.None ? ToolCallFormat.Hermes : format;
         string opening = choice == "auto" ? "" : ToolCallOpening.For(format, template.ToolSource, forced ?? (names.Length == 1 ? names[0] : null));
         return new ToolPlan(tools, format, opening, !template.KnowsTools, parallel && forced is null);
+    }
+
+    /// <summary>An answer that must be a call can be nothing else: one call of an offered function, with arguments that satisfy its schema.</summary>
+    /// <exception cref="ApiError">The schema of a strict function cannot be kept.</exception>
+    public GenerationOptions Constrain(GenerationOptions options, ServedModel model)
+    {
+        if (Opening.Length == 0)
+        {
+            return options;
+        }
+
+        ToolForm[] forms = [.. Tools!.Select(t => ToolForm.Of(t!))];
+        try
+        {
+            return With(forms);
+        }
+        catch (ConstraintException error)
+        {
+            if (Tools!.Any(t => t!["function"]!["strict"]?.GetValueKind() == JsonValueKind.True))
+            {
+                throw new ApiError(400, error.Message, "tools", "invalid_schema");
+            }
+
+            // Without strict the schema is a hint: the name and the form of the call still hold.
+            return Format == ToolCallFormat.QwenXml ? options : With([.. forms.Select(f => f with { Parameters = new JsonObject { ["type"] = "object" } })]);
+        }
+
+        GenerationOptions With(IReadOnlyList<ToolForm> tools) =>
+            options with { Sampling = options.Sampling with { Constraint = model.Constraints.ToolCall(tools, Format, model.Template!.ToolSource, Opening) } };
     }
 
     private static string Name(JsonNode? tool, int index)

@@ -7,6 +7,7 @@ using LoraSharp.Formats.Gguf;
 using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Tokenization;
 using LoraSharp.Inference;
+using LoraSharp.Inference.Constraints;
 using LoraSharp.Models;
 using LoraSharp.Serving;
 using LoraSharp.Training.Data;
@@ -19,6 +20,7 @@ public sealed class LoadedModel : IDisposable
     private readonly Stack<IDisposable> _owned;
     private readonly Lazy<Tokenizer> _tokenizer;
     private readonly Lazy<ChatTemplate?> _template;
+    private readonly Lazy<ConstraintCompiler> _constraints;
 
     internal LoadedModel(ModelSource source, CausalLanguageModel model, AdapterSet adapters, Stack<IDisposable> owned)
     {
@@ -28,6 +30,7 @@ public sealed class LoadedModel : IDisposable
         _owned = owned;
         _tokenizer = new(LoadTokenizer);
         _template = new(LoadTemplate);
+        _constraints = new(() => new ConstraintCompiler(Tokenizer, Generation.EosTokenIds));
     }
 
     /// <summary>Where it came from.</summary>
@@ -98,6 +101,10 @@ public sealed class LoadedModel : IDisposable
 
     /// <summary>End ids and sampling defaults of its makers.</summary>
     public GenerationConfig Generation => GenerationConfig.Read(Source);
+
+    /// <summary>Makes forms that generated texts must have: regular expressions, JSON schemas.</summary>
+    /// <exception cref="LoraSharpException">The model comes without a tokenizer.</exception>
+    public ConstraintCompiler Constraints => _constraints.Value;
 
     /// <summary>Frees everything, the last made first.</summary>
     public void Dispose()

@@ -55,6 +55,35 @@ public sealed class GenerateCommandTests : IDisposable
     }
 
     [Fact]
+    public async Task A_schema_holds_the_text()
+    {
+        string schema = Path.Combine(_folder, "schema.json");
+        await File.WriteAllTextAsync(schema, """{"type":"object","properties":{"n":{"type":"integer","minimum":3,"maximum":40},"ok":{"type":"boolean"}},"required":["n","ok"],"additionalProperties":false}""", TestContext.Current.CancellationToken);
+        CommandRun run = await CommandRun.OfAsync("generate", "--model", TinyBase(), "--prompt", "Once", "--json-schema", schema, "--temperature", "1", "--seed", "4", "--device", "cpu", "--json");
+        Assert.Equal((0, string.Empty), (run.ExitCode, run.Error));
+        JsonNode report = JsonNode.Parse(run.Output)!;
+        Assert.Equal("stop", (string)report["finish_reason"]!);
+        JsonNode text = JsonNode.Parse((string)report["text"]!)!;
+        Assert.InRange((int)text["n"]!, 3, 40);
+        _ = (bool)text["ok"]!;
+    }
+
+    [Theory]
+    [InlineData("--regex", "[0-9]{4}-[0-9]{2}", 0, "")]
+    [InlineData("--regex", "(a)\\1", 1, "a reference to a group")]
+    [InlineData("--json-schema", "nowhere.json", 1, "there is no such file")]
+    public async Task An_expression_holds_the_text_or_is_refused(string option, string value, int exitCode, string message)
+    {
+        CommandRun run = await CommandRun.OfAsync("generate", "--model", TinyBase(), "--prompt", "In", option, value, "--device", "cpu");
+        Assert.Equal(exitCode, run.ExitCode);
+        Assert.Contains(message, run.Error, StringComparison.Ordinal);
+        if (exitCode == 0)
+        {
+            Assert.Matches("^[0-9]{4}-[0-9]{2}$", run.Output.TrimEnd());
+        }
+    }
+
+    [Fact]
     public async Task Wrong_sampling_is_refused_by_name()
     {
         CommandRun run = await CommandRun.OfAsync("generate", "--model", TinyBase(), "--prompt", "x", "--top-p", "2", "--device", "cpu");

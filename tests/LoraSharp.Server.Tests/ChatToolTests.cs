@@ -110,5 +110,34 @@ public sealed class ChatToolTests
         Assert.Equal("assistant", (string?)body["choices"]![0]!["message"]!["role"]);
     }
 
+    [Theory]
+    [InlineData("\"required\"")]
+    [InlineData("""{"type":"function","function":{"name":"get_weather"}}""")]
+    public async Task A_required_call_is_made_by_any_model(string choice)
+    {
+        await using RunningServer server = await RunningServer.StartAsync(Model);
+        const string Functions = """[{"type":"function","function":{"name":"get_weather","strict":true,"parameters":{"type":"object","properties":{"city":{"type":"string","maxLength":10},"days":{"type":"integer","minimum":1,"maximum":9}},"required":["city","days"],"additionalProperties":false}}},{"type":"function","function":{"name":"get_time","parameters":{"type":"object","properties":{"zone":{"enum":["CET","UTC"]}},"required":["zone"],"additionalProperties":false}}}]""";
+        for (int seed = 0; seed < 4; seed++)
+        {
+            (HttpStatusCode status, JsonObject body) = await server.PostAsync("/v1/chat/completions", JsonNode.Parse($$"""{"messages":[{"role":"user","content":"Weather?"}],"tools":{{Functions}},"tool_choice":{{choice}},"max_tokens":100,"temperature":1,"seed":{{seed}}}""")!.AsObject());
+
+            Assert.Equal(HttpStatusCode.OK, status);
+            JsonNode answer = body["choices"]![0]!;
+            Assert.Equal("tool_calls", (string?)answer["finish_reason"]);
+            JsonNode function = Assert.Single(answer["message"]!["tool_calls"]!.AsArray())!["function"]!;
+            JsonNode arguments = JsonNode.Parse((string)function["arguments"]!)!;
+            if ((string?)function["name"] == "get_weather")
+            {
+                Assert.InRange((int)arguments["days"]!, 1, 9);
+                Assert.True(((string)arguments["city"]!).Length <= 20);
+            }
+            else
+            {
+                Assert.Contains("required", choice);
+                Assert.Contains((string)arguments["zone"]!, (string[])["CET", "UTC"]);
+            }
+        }
+    }
+
     private static ToolPlan Plan(string body) => ToolPlan.Read(RequestBody.Parse(Encoding.UTF8.GetBytes(body)), ChatTemplate.Parse("{{ messages }}", null, null));
 }

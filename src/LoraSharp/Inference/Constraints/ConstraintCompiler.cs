@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json.Nodes;
+using LoraSharp.Formats.Chat.ToolCalls;
 using LoraSharp.Formats.Tokenization;
 using LoraSharp.Inference.Constraints.Json;
 
@@ -59,36 +60,51 @@ public sealed class ConstraintCompiler(Tokenizer tokenizer, IReadOnlyList<int> e
     {
         ArgumentNullException.ThrowIfNull(schema);
         string text = schema.ToJsonString();
-        return Keep("json:" + text, () => FromTemplate("", [(schema, "")], [], text.Length));
+        return Keep("json:" + text, () =>
+        {
+            CompileBudget budget = Budget(text.Length);
+            var rules = new GrammarRules(budget);
+            rules.DefineAsAny(0, [new JsonSchemaRules(rules, schema).Build()]);
+            return Create(rules.ToGrammar(), isJson: true);
+        });
     }
 
-    // One of some JSON texts, each with what stands before and behind it.
-    private TokenConstraint FromTemplate(string before, IReadOnlyList<(JsonNode Schema, string Lead)> options, IReadOnlyList<int> prefix, int length, string behind = "")
+    /// <summary>One call of one of some functions, in the form in which the model writes calls.</summary>
+    /// <param name="tools">The functions; their names are not checked here.</param>
+    /// <param name="format">The model's form; <see cref="ToolCallFormat.None"/> is taken for <see cref="ToolCallFormat.Hermes"/>.</param>
+    /// <param name="template">The model's chat template, which tells the two forms of Mistral apart.</param>
+    /// <param name="opening">The call's beginning where it stands in the prompt already.</param>
+    /// <exception cref="ConstraintException">There are no functions, or the schema of one cannot be used.</exception>
+    public TokenConstraint ToolCall(IReadOnlyList<ToolForm> tools, ToolCallFormat format, string template = "", string opening = "") => CallForm(tools, format, template, opening, null);
+
+    private TokenConstraint CallForm(IReadOnlyList<ToolForm> tools, ToolCallFormat format, string template, string opening, JsonNode? schema)
     {
-        if (length > _limits.MaxSourceLength)
-        {
-            throw new ConstraintException($"The JSON schema has {length} characters. At most {_limits.MaxSourceLength} are taken.");
-        }
-
-        var budget = new CompileBudget(_limits);
-        var rules = new GrammarRules(budget);
-        var nfa = new Nfa(budget);
-        int start = nfa.AddState();
-        int accept = nfa.AddState();
-        foreach ((JsonNode schema, string lead) in options)
-        {
-            int rule = new JsonSchemaRules(rules, schema).Build();
-            int done = nfa.AddState();
-            nfa.Call(nfa.Literal(start, Encoding.UTF8.GetBytes(before + lead)), done, rule);
-            nfa.Epsilon(nfa.Literal(done, Encoding.UTF8.GetBytes(behind)), accept);
-        }
-
-        rules.Define(0, nfa, start, accept);
-        return Create(rules.ToGrammar(), isJson: true, prefix);
+        ArgumentNullException.ThrowIfNull(tools);
+        ArgumentNullException.ThrowIfNull(template);
+        ArgumentNullException.ThrowIfNull(opening);
+        bool bare = format == ToolCallFormat.Mistral && template.Contains("[ARGS]", StringComparison.Ordinal);
+        string text = string.Join("\n", tools.Select(t => $"{t.Name}:{t.Parameters?.ToJsonString()}")) + "\n" + schema?.ToJsonString();
+        return Keep($"tool:{format}:{bare}:{opening}:{text}", () => Create(ToolCallGrammar.Build(tools, format, bare, opening, schema, Budget(text.Length)), isJson: format != ToolCallFormat.QwenXml, opening));
     }
 
-    private TokenConstraint Create(Grammar grammar, bool isJson, IReadOnlyList<int>? prefix = null) =>
-        new(grammar, _vocabulary.Value, endTokens, isJson, _limits.MaxMasks) { Prefix = prefix ?? [] };
+    /// <summary>Either a call as <see cref="ToolCall"/> has it, or a JSON text that satisfies a schema.</summary>
+    /// <param name="tools">The functions; their names are not checked here.</param>
+    /// <param name="format">The model's form.</param>
+    /// <param name="template">The model's chat template.</param>
+    /// <param name="schema">Of the answer without a call.</param>
+    /// <exception cref="ConstraintException">There are no functions, or a schema cannot be used.</exception>
+    public TokenConstraint ToolCallOr(IReadOnlyList<ToolForm> tools, ToolCallFormat format, string template, JsonNode schema)
+    {
+        ArgumentNullException.ThrowIfNull(schema);
+        return CallForm(tools, format, template, "", schema);
+    }
+
+    private CompileBudget Budget(int length) => length <= _limits.MaxSourceLength
+        ? new CompileBudget(_limits)
+        : throw new ConstraintException($"The JSON schema has {length} characters. At most {_limits.MaxSourceLength} are taken.");
+
+    private TokenConstraint Create(Grammar grammar, bool isJson, string opening = "") =>
+        new(grammar, _vocabulary.Value, endTokens, isJson, _limits.MaxMasks) { Opening = Encoding.UTF8.GetBytes(opening) };
 
     private TokenConstraint Keep(string key, Func<TokenConstraint> make)
     {

@@ -23,9 +23,6 @@ public sealed class TokenConstraint
         _ends = [.. endTokens.Where(t => t >= 0).Distinct()];
     }
 
-    /// <summary>Tokens that must come first, one after another, e.g. one that opens a tool call; they are no part of the constrained text.</summary>
-    public IReadOnlyList<int> Prefix { get; init; } = [];
-
     /// <summary>Tokens that end the text where it may end.</summary>
     public IReadOnlyList<int> EndTokens => _ends;
 
@@ -35,6 +32,9 @@ public sealed class TokenConstraint
 
     /// <summary>Whether the text is JSON, whose objects must not name a property twice.</summary>
     internal bool IsJson { get; }
+
+    /// <summary>What of a JSON text stands before the generated one.</summary>
+    internal byte[] Opening { get; init; } = [];
 
     internal void Collect(GrammarItems items, Span<ulong> mask)
     {
@@ -51,10 +51,8 @@ internal sealed class ConstraintState
     private readonly TokenConstraint _constraint;
     private readonly ulong[] _mask;
     private readonly JsonKeys? _keys;
-    private readonly List<int> _vetoed = [];
     private GrammarItems _items = new();
     private GrammarItems _next = new();
-    private int _prefixed;
     private bool _masked;
     private bool _ended;
 
@@ -62,13 +60,14 @@ internal sealed class ConstraintState
     {
         _constraint = constraint;
         _keys = constraint.IsJson ? new JsonKeys() : null;
-        int largest = constraint.EndTokens.Concat(constraint.Prefix).DefaultIfEmpty(0).Max();
+        _keys?.Accept(constraint.Opening);
+        int largest = constraint.EndTokens.DefaultIfEmpty(0).Max();
         _mask = new ulong[(Math.Max(constraint.Vocabulary.Size, largest + 1) + 63) / 64];
         GrammarRun.Start(constraint.Grammar, _items);
     }
 
     /// <summary>Whether nothing can follow.</summary>
-    public bool HasEnded => _ended || (_prefixed == _constraint.Prefix.Count && _items.IsComplete && !_items.All.Exists(i => _constraint.Grammar.Rule(i.Rule).Automaton.HasBytes(i.State)));
+    public bool HasEnded => _ended || (_items.IsComplete && !_items.All.Exists(i => _constraint.Grammar.Rule(i.Rule).Automaton.HasBytes(i.State)));
 
     /// <summary>Makes the logits of the tokens that must not follow minus infinity.</summary>
     /// <exception cref="LoraSharpException">The vocabulary has no token that may follow.</exception>
@@ -109,12 +108,11 @@ internal sealed class ConstraintState
     /// <remarks>It is then left out of the mask until the next token is accepted.</remarks>
     public bool Vetoes(int token)
     {
-        if (_keys is null || _prefixed < _constraint.Prefix.Count || _constraint.EndTokens.Contains(token) || _keys.Allow(_constraint.Vocabulary.Bytes(token)))
+        if (_keys is null || _constraint.EndTokens.Contains(token) || _keys.Allow(_constraint.Vocabulary.Bytes(token)))
         {
             return false;
         }
 
-        _vetoed.Add(token);
         _mask[token >> 6] &= ~(1UL << (token & 63));
         return true;
     }
@@ -124,13 +122,6 @@ internal sealed class ConstraintState
     public void Accept(int token)
     {
         _masked = false;
-        _vetoed.Clear();
-        if (_prefixed < _constraint.Prefix.Count)
-        {
-            _prefixed += token == _constraint.Prefix[_prefixed] ? 1 : throw Refused(token);
-            return;
-        }
-
         if (_constraint.EndTokens.Contains(token))
         {
             _ended = _items.IsComplete ? true : throw Refused(token);
@@ -161,12 +152,6 @@ internal sealed class ConstraintState
 
         _masked = true;
         Array.Clear(_mask);
-        if (_prefixed < _constraint.Prefix.Count)
-        {
-            Allow(_constraint.Prefix[_prefixed]);
-            return;
-        }
-
         _constraint.Collect(_items, _mask);
         if (_items.IsComplete)
         {

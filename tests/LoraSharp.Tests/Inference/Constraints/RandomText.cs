@@ -27,7 +27,7 @@ internal static class RandomText
             }
 
             // The longer the text, the dearer it is to go on.
-            foreach (char closing in "\"}]")
+            foreach (char closing in "\"}]<\n")
             {
                 logits[closing] += 1 + (i * 0.05f);
             }

@@ -12,7 +12,7 @@ internal sealed partial class JsonSchemaRules
     {
         JsonObject properties = SchemaKeywords.Members(schema, "properties", path) ?? [];
         IReadOnlyList<string> required = SchemaKeywords.Texts(schema, "required", path);
-        JsonNode? rest = Rest(schema, properties.Count > 0, path, out JsonNode? names);
+        JsonNode? rest = Rest(schema, schema.ContainsKey("properties"), path, out JsonNode? names);
         List<(string Name, JsonNode? Schema, bool IsRequired)> named = [.. properties.Select(p => (p.Key, p.Value, required.Contains(p.Key)))];
 
         // A required property that is not described is one of the rest, or of any kind where the schema says nothing.

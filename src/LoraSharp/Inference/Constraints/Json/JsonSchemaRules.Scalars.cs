@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using LoraSharp.Formats.Tokenization.Patterns;
 
 namespace LoraSharp.Inference.Constraints.Json;
 
@@ -49,18 +50,27 @@ internal sealed partial class JsonSchemaRules
         return least <= most ? (least, most) : throw SchemaKeywords.Fault(path, $"minLength {least} is above maxLength {most}");
     }
 
-    private IEnumerable<Dfa> Forms(JsonObject schema, string path)
+    /// <summary>Texts without quotes that a string's schema lets through, of given characters.</summary>
+    public Dfa PlainText(JsonObject schema, CodePointSet characters, string path)
+    {
+        SchemaKeywords.Check(schema, path);
+        (int least, int most) = Lengths(schema, path);
+        var any = new RegexNode.Repeat(new RegexNode.OneOf(characters), least, most == int.MaxValue ? null : most);
+        return Forms(schema, path, json: false).Aggregate(RegexAutomaton.Build(any, json: false, search: false, Budget), (a, b) => Dfa.Intersect(a, b, Budget));
+    }
+
+    private IEnumerable<Dfa> Forms(JsonObject schema, string path, bool json = true)
     {
         foreach (string pattern in SchemaKeywords.Texts(schema, "pattern", path))
         {
-            yield return Located(path + ".pattern", () => RegexAutomaton.Build(pattern, json: true, search: true, Budget));
+            yield return Located(path + ".pattern", () => RegexAutomaton.Build(pattern, json, search: true, Budget));
         }
 
         foreach (string format in SchemaKeywords.Texts(schema, "format", path))
         {
             if (TextFormats.Find(format) is { } expression)
             {
-                yield return RegexAutomaton.Build(expression, json: true, search: false, Budget);
+                yield return RegexAutomaton.Build(expression, json, search: false, Budget);
             }
         }
     }

@@ -38,9 +38,13 @@ internal sealed partial class JsonSchemaRules
 
     /// <summary>The rule of the document's own schema.</summary>
     /// <exception cref="ConstraintException">The schema is malformed, not supported or too large.</exception>
-    public int Build()
+    public int Build() => Build(_root);
+
+    /// <summary>The rule of a schema that stands in the document.</summary>
+    /// <exception cref="ConstraintException">The schema is malformed, not supported or too large.</exception>
+    public int Build(JsonNode? schema)
     {
-        int rule = Rule(_root, "$");
+        int rule = Rule(schema, "$");
         while (_open.TryDequeue(out (int Rule, JsonObject Schema, string Path) next))
         {
             Define(next.Rule, next.Schema, next.Path);
