@@ -4,7 +4,6 @@ using System.Runtime.CompilerServices;
 using System.Text.Json.Nodes;
 using System.Threading.Channels;
 using LoraSharp.Adapters;
-using LoraSharp.Adapters.Initialization;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Datasets;
 using LoraSharp.Formats.Peft;
@@ -79,9 +78,9 @@ public sealed class FineTuneRun
         folder.Claim(_recipe);
         bool full = _recipe.Method == "full";
         using LoadedModel loaded = EngineSetup.Load(Engine(full));
-        // Wrong targets should end a run before its rows are tokenized; EVA has to wait for them.
-        bool fromData = !full && _recipe.Adapter is { Init: "eva", InitFrom: null };
-        IReadOnlyList<NamedTensor> trainable = full ? [.. loaded.Model.Parameters.DistinctBy(p => p.Name)] : fromData ? [] : AddAdapter(loaded, notes);
+        var adapter = new RunAdapter(_recipe, Resolve);
+        bool fromData = !full && adapter.NeedsData;
+        IReadOnlyList<NamedTensor> trainable = full ? [.. loaded.Model.Parameters.DistinctBy(p => p.Name)] : fromData ? [] : adapter.Make(loaded, notes);
         using TrainingData? data = Source is null ? TrainingData.Load(Data(), loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation) : null;
         foreach (string warning in data?.Report.Warnings() ?? [])
         {
@@ -91,7 +90,7 @@ public sealed class FineTuneRun
         BatchOptions batches = Batches(loaded, data);
         if (fromData)
         {
-            trainable = AddAdapter(loaded, notes, () => Source?.Invoke(loaded) ?? Planner(data!, batches), folder, cancellation);
+            trainable = adapter.MakeFromData(loaded, () => Source?.Invoke(loaded) ?? Planner(data!, batches), new CheckpointStore(folder.Checkpoints, _recipe.Training.KeepLast), notes, cancellation);
         }
 
         using IBatchSource source = Source?.Invoke(loaded) ?? Planner(data!, batches);
@@ -216,85 +215,8 @@ public sealed class FineTuneRun
         };
     }
 
-    private IReadOnlyList<NamedTensor> AddAdapter(LoadedModel loaded, Action<string> notes, Func<IBatchSource>? batches = null, RunFolder? folder = null, CancellationToken cancellation = default)
-    {
-        AdapterRecipe a = _recipe.Adapter;
-        LoraAdapter adapter;
-        if (a.InitFrom is { } path)
-        {
-            using AdapterFolder start = EngineSetup.OpenAdapter(Resolve(path), loaded.Source);
-            adapter = loaded.Adapters.Load(start, trainable: true);
-        }
-        else if (batches is not null)
-        {
-            adapter = FromData(loaded, batches, folder!, notes, cancellation);
-        }
-        else
-        {
-            adapter = loaded.Adapters.Create(Adapter(), _recipe.Training.Seed, baseModel: _recipe.Model);
-        }
-
-        if (a.Strict && adapter.Warnings.Count > 0)
-        {
-            throw new LoraSharpException($"{string.Join("\n  ", adapter.Warnings)}\n(adapter.strict treats these warnings as errors)");
-        }
-
-        foreach (string warning in adapter.Warnings)
-        {
-            notes(warning);
-        }
-
-        loaded.Adapters.Select(AdapterSet.DefaultName);
-        return [.. loaded.Adapters.Trainable];
-    }
-
-    private LoraAdapter FromData(LoadedModel loaded, Func<IBatchSource> batches, RunFolder folder, Action<string> notes, CancellationToken cancellation)
-    {
-        // A run that goes on has its ranks already.
-        if (new CheckpointStore(folder.Checkpoints, _recipe.Training.KeepLast).FindLatest() is var (checkpoint, _))
-        {
-            using AdapterFolder kept = AdapterFolder.Open(checkpoint);
-            LoraAdapter resumed = loaded.Adapters.Load(kept, trainable: true);
-            resumed.RankDropout = _recipe.Adapter.RankDropout;
-            return resumed;
-        }
-
-        LoraOptions options = Adapter();
-        var eva = new EvaOptions { Rho = _recipe.Adapter.EvaRho, Tau = _recipe.Adapter.EvaTau };
-        using var directions = new InputDirections(loaded.Adapters, options, eva, _recipe.Training.Seed);
-        EvaPass.Run(loaded, directions, batches, eva.SupervisedOnly, cancellation);
-        LoraAdapter adapter = loaded.Adapters.Create(options, _recipe.Training.Seed, baseModel: _recipe.Model, directions: directions);
-        int[] ranks = [.. adapter.Modules.Values.Where(m => m is { A: not null, IsSlice: false }).Select(m => m.Rank)];
-        notes($"EVA looked at {directions.Batches} batches; ranks from {ranks.Min()} to {ranks.Max()} on {ranks.Length} modules.");
-        return adapter;
-    }
-
     /// <summary>The adapter that the recipe asks for.</summary>
-    internal LoraOptions Adapter()
-    {
-        AdapterRecipe a = _recipe.Adapter;
-        return new LoraOptions
-        {
-            Rank = a.Rank,
-            Alpha = a.Alpha,
-            Dropout = a.Dropout,
-            RankDropout = a.RankDropout,
-            Targets = Selector(a.Targets),
-            TargetParameters = a.TargetParameters.Count > 0 ? a.TargetParameters : null,
-            Exclude = a.Exclude is null ? null : Selector(a.Exclude),
-            LayersToTransform = a.LayersToTransform,
-            LayersPattern = a.LayersPattern is null ? null : [a.LayersPattern],
-            RankPattern = a.RankPattern,
-            AlphaPattern = a.AlphaPattern,
-            UseRsLora = a.Rslora,
-            UseDora = a.Dora,
-            LoraBias = a.LoraBias,
-            Bias = a.Bias,
-            ModulesToSave = a.ModulesToSave.Count > 0 ? a.ModulesToSave : null,
-            TrainableTokens = a.TrainableTokens.Count > 0 ? new Dictionary<string, IReadOnlyList<long>> { [string.Empty] = [.. a.TrainableTokens.Select(t => (long)t)] } : null,
-            Init = a.Init == "default" ? "true" : a.Init,
-        };
-    }
+    internal LoraOptions Adapter() => new RunAdapter(_recipe, Resolve).Options();
 
     internal static ModuleSelector Selector(NameSet names) => names.Single is { } text ? ModuleSelector.Parse(text) : ModuleSelector.List(names.Names);
 

@@ -48,6 +48,24 @@ public sealed class FineTuneRunTests : IDisposable
     }
 
     [Fact]
+    public void Ranks_found_in_the_data_outlast_an_interruption()
+    {
+        Recipe Eva(string output) => RecipeOf("lora", output) with { Adapter = new AdapterRecipe { Init = "eva", Rank = 3, RankDropout = 0.2 } };
+        FineTuneResult whole = new FineTuneRun(Eva("whole")).Execute(cancellation: TestContext.Current.CancellationToken);
+        var notes = new List<string>();
+        using var stop = new CancellationTokenSource();
+        FineTuneResult cut = new FineTuneRun(Eva("cut")).Execute([new StopAfter(5, stop)], cancellation: stop.Token);
+        FineTuneResult rest = new FineTuneRun(Eva("cut")).Execute(notes: notes.Add, cancellation: TestContext.Current.CancellationToken);
+
+        Assert.False(cut.Complete);
+        Assert.DoesNotContain(notes, n => n.Contains("EVA", StringComparison.Ordinal));
+        using AdapterFolder adapter = AdapterFolder.Open(rest.Folder);
+        Assert.NotEmpty(adapter.Config.RankPattern);
+        Assert.Equal(Losses(whole.Folder), Losses(rest.Folder));
+        Assert.Equal(File.ReadAllBytes(Path.Combine(whole.Folder, AdapterFolder.WeightsName)), File.ReadAllBytes(Path.Combine(rest.Folder, AdapterFolder.WeightsName)));
+    }
+
+    [Fact]
     public void A_run_that_was_stopped_goes_on_to_the_same_end()
     {
         FineTuneResult whole = new FineTuneRun(RecipeOf("lora", "whole")).Execute(cancellation: TestContext.Current.CancellationToken);

@@ -16,6 +16,7 @@ internal static class QuantizeCommand
         Option<string[]> adapters = CommonOptions.Adapters();
         adapters.Description = "Merge these adapters first (PATH or PATH=WEIGHT); what quantising then costs is measured on logits. The base may be in 4 bits itself.";
         Option<string?> modelType = CommonOptions.ModelType();
+        Option<bool> anyBase = CommonOptions.AnyBase();
         Option<bool> json = CommonOptions.Json();
         var output = new Option<string>("--output") { Description = "Folder to write.", Required = true, HelpName = "DIR" };
         var type = new Option<string>("--type") { Description = "nf4 or fp4.", HelpName = "TYPE", DefaultValueFactory = _ => "nf4" };
@@ -30,7 +31,7 @@ internal static class QuantizeCommand
         var iterations = new Option<int>("--iterations") { Description = "Rounds of quantising and decomposing.", HelpName = "N", DefaultValueFactory = _ => 5 };
         var command = new Command("quantize", "Write the model as a 4-bit checkpoint that bitsandbytes and transformers open.\n\nExample: lora quantize --model ./llama --output ./llama-nf4 --double-quant")
         {
-            model, adapters, output, type, twice, block, skip, init, rank, alpha, iterations, modelType, json,
+            model, adapters, output, type, twice, block, skip, init, rank, alpha, iterations, modelType, anyBase, json,
         };
         command.SetAction(result =>
         {
@@ -45,12 +46,12 @@ internal static class QuantizeCommand
                 kind == "loftq" ? LowRankStartKind.LoftQ : LowRankStartKind.QPissa,
                 new LoraOptions { Rank = result.GetValue(rank), Alpha = result.GetValue(alpha) },
                 Math.Max(1, result.GetValue(iterations)));
-            Run(result.GetValue(model)!, result.GetValue(adapters)!, result.GetValue(output)!, options, start, result.GetValue(modelType), result.GetValue(json));
+            Run(result.GetValue(model)!, result.GetValue(adapters)!, result.GetValue(output)!, options, start, result.GetValue(modelType), result.GetValue(anyBase), result.GetValue(json));
         });
         return command;
     }
 
-    private static void Run(string model, IReadOnlyList<string> adapters, string output, QuantizationOptions options, LowRankStartOptions? start, string? modelType, bool json)
+    private static void Run(string model, IReadOnlyList<string> adapters, string output, QuantizationOptions options, LowRankStartOptions? start, string? modelType, bool anyBase, bool json)
     {
         if (File.Exists(output))
         {
@@ -73,7 +74,7 @@ internal static class QuantizeCommand
             return;
         }
 
-        MergedQuantization merged = QuantizedMerge.Run(model, adapters, output, options, start, modelType, Progress);
+        MergedQuantization merged = QuantizedMerge.Run(model, adapters, output, options, start, modelType, anyBase, Progress);
         Print(merged.Report, merged.Probe);
 
         void Print(QuantizationReport report, MergeProbeReport? probe)

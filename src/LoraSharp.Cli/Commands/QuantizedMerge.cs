@@ -14,7 +14,7 @@ internal static class QuantizedMerge
 {
     private const int ProbeTokens = 64;
 
-    public static MergedQuantization Run(string model, IReadOnlyList<string> adapters, string output, QuantizationOptions options, LowRankStartOptions? start, string? modelType, Action<int, int> progress)
+    public static MergedQuantization Run(string model, IReadOnlyList<string> adapters, string output, QuantizationOptions options, LowRankStartOptions? start, string? modelType, bool anyBase, Action<int, int> progress)
     {
         // The merged checkpoint lies beside the output for as long as it is needed.
         string dense = Path.GetFullPath(output).TrimEnd(Path.DirectorySeparatorChar) + ".merged";
@@ -23,7 +23,7 @@ internal static class QuantizedMerge
         try
         {
             opened.AddRange(adapters.Select(AdapterInputs.Weighted).Select(a => new MergedAdapter(AdapterInputs.Adapter(a.Path, source), a.Weight)));
-            AdapterMerger.Merge(source, opened, dense, new MergeOptions());
+            AdapterMerger.Merge(source, opened, dense, new MergeOptions { AcceptOtherBases = anyBase });
             QuantizationReport report;
             using (ModelSource merged = ModelSource.OpenFolder(dense))
             {

@@ -142,7 +142,7 @@ public static class AdapterExtractor
     }
 
     // ΔW ≈ (U·√σ)·(√σ·Vᵀ): balanced factors can be trained on, lopsided ones can't.
-    private static (Tensor A, Tensor B, ExtractedModule Report) Truncate(string path, Tensor difference, ExtractOptions options, Generator generator)
+    internal static (Tensor A, Tensor B, ExtractedModule Report) Truncate(string path, Tensor difference, ExtractOptions options, Generator generator)
     {
         long least = Math.Min(difference.shape[0], difference.shape[1]);
         double total = difference.square().sum(ScalarType.Float64).item<double>();

@@ -145,17 +145,23 @@ public static class AdapterCombiner
         }
     }
 
-    // What was recorded of the weights decides; names (a path or a hub's, of which the end counts) only where nothing was.
+    // What was recorded of the weights decides; where nothing was, names (a path or a hub's, of which the end counts) and
+    // what the list of layers is called.
     private static string? DifferentBases(IReadOnlyList<CombinedAdapter> adapters)
     {
         BaseFingerprint?[] recorded = [.. adapters.Select(a => BaseFingerprint.Read(a.Folder.Metadata))];
         bool allRecorded = recorded.All(r => r is not null);
         bool differ = allRecorded
             ? adapters.Any(a => recorded[0]!.Compare(a.Folder.Metadata) is { IsCertain: true })
-            : adapters.Select(a => a.Folder.Config.BaseModel).OfType<string>().Select(Ending).Distinct(StringComparer.Ordinal).Count() > 1;
+            : adapters.Select(a => a.Folder.Config.BaseModel).OfType<string>().Select(Ending).Distinct(StringComparer.Ordinal).Count() > 1
+                || adapters.Select(a => LayersOf(a.Folder)).OfType<string>().Distinct(StringComparer.Ordinal).Count() > 1;
         return !differ ? null : string.Join(", ", adapters.Select((a, i) =>
-            $"{a.Folder.Location} on {a.Folder.Config.BaseModel ?? "an unnamed one"}{(allRecorded ? $" (shapes {recorded[i]!.Shapes[..8]}, weights {(recorded[i]!.Data.Length > 0 ? recorded[i]!.Data[..8] : "not recorded")})" : string.Empty)}"));
+            $"{a.Folder.Location} on {a.Folder.Config.BaseModel ?? "an unnamed one"}{(allRecorded || LayersOf(a.Folder) is not { } layers ? string.Empty : $" with {layers}")}{(allRecorded ? $" (shapes {recorded[i]!.Shapes[..8]}, weights {(recorded[i]!.Data.Length > 0 ? recorded[i]!.Data[..8] : "not recorded")})" : string.Empty)}"));
     }
+
+    // model.layers of model.layers.0.mlp.up_proj; null where no module is in a list.
+    private static string? LayersOf(AdapterFolder folder) => folder.Parts.Select(p => p.Module.Split('.'))
+        .Select(p => string.Join('.', p.TakeWhile(s => !s.All(char.IsAsciiDigit))) is { } root && root.Length < string.Join('.', p).Length ? root : null).FirstOrDefault(r => r is not null);
 
     private static string Ending(string name) => Path.GetFileName(Path.TrimEndingDirectorySeparator(name.Split('@')[0]));
 

@@ -1,0 +1,45 @@
+using LoraSharp.Formats;
+
+namespace LoraSharp.Adapters;
+
+/// <summary>A folder that appears under its name only when everything in it is written.</summary>
+internal static class OutputFolder
+{
+    /// <summary>Fails when the folder holds anything.</summary>
+    public static void RequireFree(string folder)
+    {
+        if (File.Exists(folder) || (Directory.Exists(folder) && Directory.EnumerateFileSystemEntries(folder).Any()))
+        {
+            throw new LoraSharpException($"{folder}: already exists and is not empty. Choose another --output, or remove it first.");
+        }
+    }
+
+    public static void Write(string folder, Action<string> write)
+    {
+        RequireFree(folder);
+        string full = Path.GetFullPath(folder);
+        string aside = $"{Path.TrimEndingDirectorySeparator(full)}.{Environment.ProcessId}.tmp";
+        try
+        {
+            Directory.CreateDirectory(aside);
+            write(aside);
+            if (Directory.Exists(full))
+            {
+                Directory.Delete(full);
+            }
+
+            Directory.Move(aside, full);
+        }
+        catch (IOException error)
+        {
+            throw new LoraSharpException($"{folder}: cannot be written ({error.Message}). Free some space or choose another --output.", error);
+        }
+        finally
+        {
+            if (Directory.Exists(aside))
+            {
+                Directory.Delete(aside, true);
+            }
+        }
+    }
+}
