@@ -7,18 +7,14 @@ using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Datasets;
 using LoraSharp.Formats.Peft;
-using LoraSharp.Formats.Safetensors;
 using LoraSharp.Layers;
 using LoraSharp.Quantization;
 using LoraSharp.Recipes;
-using LoraSharp.Tensors;
 using LoraSharp.Tensors.Interop;
 using LoraSharp.Training;
 using LoraSharp.Training.Checkpoints;
 using LoraSharp.Training.Data;
-using LoraSharp.Training.Fused;
 using LoraSharp.Training.Loss;
-using LoraSharp.Training.Preferences;
 using LoraSharp.Training.Rewards;
 using static TorchSharp.torch;
 
@@ -95,7 +91,7 @@ public sealed class FineTuneRun
 
         using IBatchSource source = Source?.Invoke(loaded) ?? Planner(data!, batches);
         TrainerOptions options = Options(source);
-        ITrainingObjective objective = Objective?.Invoke(loaded, options, Noise(loaded, options)) ?? ObjectiveFor(loaded, data, options, batches, folder, notes);
+        ITrainingObjective objective = ObjectiveOf(loaded, data, options, batches, folder, notes);
         using var buffers = objective as IDisposable;
         using var metrics = new MetricsFile(folder.Metrics);
         using TensorBoardEvents? board = _recipe.Report.Tensorboard ? new TensorBoardEvents(folder.TensorBoard, _clock) : null;
@@ -111,7 +107,7 @@ public sealed class FineTuneRun
                 Validation = data is not null ? Validation(data, batches) : SourceValidation is { } rows ? () => rows(loaded) : null,
                 Observers = [metrics, curve, .. board is null ? Array.Empty<ITrainingObserver>() : [board], telemetry, .. observers ?? []],
                 Checkpoints = new CheckpointStore(folder.Checkpoints, _recipe.Training.KeepLast),
-                WriteModel = full ? null : target => Write(loaded, target, full),
+                WriteModel = full ? null : target => TrainedModelWriter.Write(loaded, target, full),
                 Recipe = Fingerprint(),
                 Clock = _clock,
             },
@@ -125,7 +121,7 @@ public sealed class FineTuneRun
             return new FineTuneResult(result, folder.Path, parameters, Complete: false) { PeakMemory = peak };
         }
 
-        Write(loaded, folder.Path, full);
+        TrainedModelWriter.Write(loaded, folder.Path, full);
         AtomicFile.WriteText(folder.Card, new ModelCard
         {
             Recipe = _recipe,
@@ -349,139 +345,15 @@ public sealed class FineTuneRun
 
     private bool LearnsFromRewards => Reward is not null || _recipe.Grpo.Reward != "none";
 
-    private ITrainingObjective ObjectiveFor(LoadedModel loaded, TrainingData? data, TrainerOptions options, BatchOptions batches, RunFolder folder, Action<string> notes)
+    private ITrainingObjective ObjectiveOf(LoadedModel loaded, TrainingData? data, TrainerOptions options, BatchOptions batches, RunFolder folder, Action<string> notes)
     {
-        PreferenceRecipe p = _recipe.Preference;
-        ExampleKind kind = data?.Kind ?? ExampleKind.Plain;
-        if (LearnsFromRewards)
-        {
-            if (_recipe.Data.TrainOn == "all" || data?.Report.Sources.Any(s => s.Format == DatasetFormat.Text.Name()) == true)
-            {
-                throw new LoraSharpException("grpo samples the answers to prompts. Expected rows with a prompt and a completion (or conversations) and data.train_on: assistant or completions; found running text, or train_on: all.");
-            }
-
-            return kind == ExampleKind.Plain && p.Loss == "none"
-                ? Rewarded(loaded, options)
-                : throw new LoraSharpException(p.Loss != "none"
-                    ? $"grpo.reward and preference.loss ({p.Loss}) are both set. Expected one of them: rewards are learned from sampled completions, preferences from given ones."
-                    : $"grpo.reward is set, but the rows are of the kind {kind}. Expected rows with a prompt and the right completion.");
-        }
-
-        if (kind == ExampleKind.Plain)
-        {
-            return p.Loss == "none"
-                ? LanguageModeling(loaded, _recipe.Method == "full" ? null : loaded.Adapters[AdapterSet.DefaultName], options, batches, notes)
-                : throw new LoraSharpException($"preference.loss is {p.Loss}, but the rows are no preferences. Expected rows with chosen and rejected (or label, for kto), or preference.loss: none.");
-        }
-
-        string loss = p.Loss != "none" ? p.Loss : kind == ExampleKind.Kto ? "kto" : "dpo";
-        if ((loss == "kto") != (kind == ExampleKind.Kto))
-        {
-            throw new LoraSharpException($"preference.loss is {loss}, but the rows are of the kind {kind}. kto learns from single answers with a label, the others from pairs of chosen and rejected.");
-        }
-
-        if (_recipe.Method == "full")
-        {
-            throw new LoraSharpException("preference training needs an adapter: the reference is the same base with the adapter off. Use method: lora or qlora.");
-        }
-
-        var preference = new PreferenceOptions
-        {
-            Kind = loss switch { "ipo" => PreferenceKind.Ipo, "hinge" => PreferenceKind.Hinge, "orpo" => PreferenceKind.Orpo, "simpo" => PreferenceKind.SimPo, "kto" => PreferenceKind.Kto, _ => PreferenceKind.Sigmoid },
-            Beta = p.Beta,
-            LabelSmoothing = p.LabelSmoothing,
-            Gamma = p.Gamma,
-        };
-        return new PreferenceObjective(loaded.Model, preference, options, loaded.Adapters.Disable, Noise(loaded, options), new ReferenceCache(Path.Combine(folder.Path, "reference.bin"), ReferenceIdentity(loaded)));
-    }
-
-    // What log-probabilities of the reference depend on besides the row.
-    private string ReferenceIdentity(LoadedModel loaded) =>
-        string.Join('|', _recipe.Model, loaded.Model.DType, _recipe.Method == "qlora" ? RecipeWriter.Settings(_recipe).Where(s => s.Key.StartsWith("quantization.", StringComparison.Ordinal)).Select(s => s.Value).Prepend("qlora") : ["lora"]);
-
-    private GrpoObjective Rewarded(LoadedModel loaded, TrainerOptions options)
-    {
-        GrpoRecipe g = _recipe.Grpo;
-        if (_recipe.Method == "full" && g.Beta > 0)
-        {
-            throw new LoraSharpException("grpo.beta pulls to the base, which full fine-tuning changes. Expected method: lora or qlora, whose base stays, or grpo.beta: 0.");
-        }
-
-        if (_recipe.Adapter.Dropout > 0 || _recipe.Training.NeftuneAlpha > 0)
-        {
-            throw new LoraSharpException("grpo needs the sampled and the trained distribution to be the same. Expected adapter.dropout: 0 and training.neftune_alpha: 0.");
-        }
-
-        TextReward reward = Reward ?? (g.Reward == "regex"
-            ? TextRewards.ByPattern(g.Pattern ?? throw new LoraSharpException("grpo.pattern is missing: grpo.reward is regex. Expected a regular expression that a right completion matches."))
-            : (_, reference, completion) => TextRewards.ExactMatch(reference, completion));
-        var grpo = new GrpoOptions { GroupSize = g.GroupSize, MaxTokens = g.MaxTokens, Temperature = g.Temperature, Beta = g.Beta, ScaleRewards = g.ScaleRewards };
-        return new GrpoObjective(loaded.Model, grpo, options, GroupSampling.From(loaded), TextRewards.Decoded(reward, loaded.Tokenizer), loaded.Adapters.Disable);
+        var told = new RecipeObjective(_recipe, loaded, options, batches);
+        return Objective is { } own ? own(loaded, options, told.Noise()) : told.Create(data, Reward, folder.Reference, notes);
     }
 
     /// <summary>Next-token prediction, by the fused step where it fits.</summary>
-    /// <param name="loaded">The model with what is trained selected on it.</param>
-    /// <param name="adapter">What is trained; null when it is the model itself.</param>
-    /// <param name="options">Of the run.</param>
-    /// <param name="batches">Tell whether micro-batches have one length.</param>
-    /// <param name="notes">Told why the fused step does not fit on a GPU.</param>
-    internal ITrainingObjective LanguageModeling(LoadedModel loaded, LoraAdapter? adapter, TrainerOptions options, BatchOptions batches, Action<string>? notes)
-    {
-        if (adapter is not null && _recipe.Training.FusedStep == "auto" && loaded.Model.Device.type == TorchSharp.DeviceType.CUDA)
-        {
-            if (FusedObjective.Obstacle(loaded.Model, adapter, options, batches.PadToMaxLength) is not { } obstacle)
-            {
-                return FusedObjective.Create(loaded.Model, loaded.Adapters, adapter, options, batches.BatchSize, batches.MaxLength);
-            }
-
-            notes?.Invoke($"The fused step is not used: {obstacle}.");
-        }
-
-        return new LanguageModelingObjective(loaded.Model, options, Noise(loaded, options));
-    }
-
-    private static CombinedNoise Noise(LoadedModel loaded, TrainerOptions options)
-    {
-        var noise = new List<ITrainingNoise> { new AdapterNoise(loaded.Adapters, options.Seed) };
-        if (options.NeftuneAlpha > 0)
-        {
-            noise.Add(new NeftuneNoise(options.NeftuneAlpha, options.Seed));
-        }
-
-        return new CombinedNoise(noise);
-    }
-
-    private void Write(LoadedModel loaded, string folder, bool full)
-    {
-        if (!full)
-        {
-            _ = AdapterWriter.Write(loaded.Adapters[AdapterSet.DefaultName], folder, loaded.Adapters.Base);
-            return;
-        }
-
-        // Each tensor in the type the base stores it in; what full fine-tuning does not touch travels along.
-        SafetensorsWriter.Write(
-            Path.Combine(folder, "model.safetensors"),
-            loaded.Model.Parameters.DistinctBy(p => p.Name).Where(p => loaded.Source.Tensors.Tensors.ContainsKey(p.Name)).Select(p => ToWrite(p, loaded.Source.Tensors.Tensors[p.Name].Type)),
-            new Dictionary<string, string> { ["format"] = "pt" });
-        foreach (string file in Directory.EnumerateFiles(loaded.Source.Location).Where(f => IsCompanion(Path.GetFileName(f))))
-        {
-            File.Copy(file, Path.Combine(folder, Path.GetFileName(file)), overwrite: true);
-        }
-    }
-
-    private static bool IsCompanion(string name) =>
-        (name.EndsWith(".json", StringComparison.Ordinal) || name.EndsWith(".jinja", StringComparison.Ordinal) || name is "tokenizer.model" or "merges.txt" or "vocab.txt")
-        && !name.EndsWith(".index.json", StringComparison.Ordinal) && name is not "golden.json";
-
-    private static TensorToWrite ToWrite(NamedTensor parameter, ElementType stored) => new(
-        new TensorInfo(parameter.Name, stored, parameter.Value.shape),
-        stream =>
-        {
-            using IDisposable none = no_grad();
-            using Tensor typed = parameter.Value.detach().to(stored.ToScalarType());
-            TensorBytes.CopyTo(typed, stream);
-        });
+    internal ITrainingObjective LanguageModeling(LoadedModel loaded, LoraAdapter? adapter, TrainerOptions options, BatchOptions batches, Action<string>? notes) =>
+        new RecipeObjective(_recipe, loaded, options, batches).LanguageModeling(adapter, notes);
 
     // What must be equal for a run to be gone on with: everything but where it is written and how long it is kept.
     private JsonObject Fingerprint()

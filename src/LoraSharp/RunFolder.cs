@@ -20,6 +20,8 @@ internal sealed class RunFolder(string path)
 
     public string TensorBoard => System.IO.Path.Combine(Path, "tensorboard");
 
+    public string Reference => System.IO.Path.Combine(Path, "reference.bin");
+
     private string RecipePath => System.IO.Path.Combine(Path, RecipeName);
 
     private string CompleteMark => System.IO.Path.Combine(Path, ".complete");

@@ -4,8 +4,6 @@ using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Hub;
-using LoraSharp.Formats.HuggingFace;
-using LoraSharp.Models;
 using LoraSharp.Quantization;
 using LoraSharp.Recipes;
 using LoraSharp.Tensors;
@@ -27,15 +25,15 @@ internal static class DoctorCommand
             Machine(findings);
             Libraries(findings);
             Cache(findings);
-            MemoryEstimate? estimate = null;
+            MemoryForecast? forecast = null;
             if (parsed.GetValue(recipe) is { } path)
             {
-                estimate = Predict(RecipeReader.Read(path), findings);
+                forecast = Predict(path, findings);
             }
 
             if (parsed.GetValue(json))
             {
-                CommandJson.Write(new { Findings = findings, Memory = estimate, Shapes = parsed.GetValue(shapes) ? Shapes().Select(s => new { s.Name, s.Estimate }) : null });
+                CommandJson.Write(new { Findings = findings, Memory = forecast, Shapes = parsed.GetValue(shapes) ? Shapes().Select(s => new { s.Name, s.Estimate }) : null });
             }
             else
             {
@@ -116,29 +114,15 @@ internal static class DoctorCommand
         findings.Add(new Finding("hub cache", true, $"{cache.Folder}: {(models.Count == 0 ? "empty; lora pull org/name fills it" : string.Join(", ", models.Take(8)) + (models.Count > 8 ? $" and {models.Count - 8} more" : ""))}"));
     }
 
-    private static MemoryEstimate Predict(Recipe recipe, List<Finding> findings)
+    private static MemoryForecast Predict(string path, List<Finding> findings)
     {
-        using ModelSource source = EngineSetup.OpenModel(recipe.Model);
-        DecoderConfig config = DecoderConfig.Read(source.Config, source.Location, recipe.ModelType);
-        long weights = source.Tensors.Tensors.Values.Sum(t => t.Count);
-        ModelShape shape = ShapeOf(source, config);
-        QuantizationOptions? options = recipe.Method == "qlora" ? new QuantizationOptions { DoubleQuantization = recipe.Quantization.Double, BlockSize = recipe.Quantization.BlockSize } : null;
-        int bytes = recipe.Dtype == "bfloat16" ? 2 : 4;
-        MemoryEstimate estimate = MemoryEstimate.Of(shape, options, bytes, recipe.Adapter.Rank, (long)recipe.Training.BatchSize * recipe.Data.MaxLength, recipe.Training.Optimizer == "adamw8bit");
-        findings.Add(new Finding("memory of the recipe", estimate.Total < GC.GetGCMemoryInfo().TotalAvailableMemoryBytes, string.Create(
+        var forecast = MemoryForecast.Of(RecipeReader.Read(path), Path.GetDirectoryName(Path.GetFullPath(path)));
+        long available = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes;
+        findings.Add(new Finding("memory of the recipe", forecast.Total < available, string.Create(
             CultureInfo.InvariantCulture,
-            $"about {Size(estimate.Total)} for {PlainTable.Count(weights)} weights: base {Size(estimate.QuantizedBase + estimate.DenseBase + estimate.DequantizationBuffer)}, adapter and optimizer {Size(estimate.Adapter + estimate.Gradients + estimate.OptimizerState)}, activations with checkpointing {Size(estimate.Activations)}")));
-        return estimate;
-    }
-
-    private static ModelShape ShapeOf(ModelSource source, DecoderConfig config)
-    {
-        long Number(params string[] keys) => keys.Select(k => source.Config[k]).FirstOrDefault(n => n is not null)?.GetValue<long>() ?? 0;
-        long hidden = Number("hidden_size", "n_embd");
-        long heads = Number("num_attention_heads", "n_head");
-        long keys = Number("num_key_value_heads", "num_kv_heads");
-        long head = Number("head_dim");
-        return new ModelShape(config.Layers.Count, hidden, Number("intermediate_size", "ffn_dim", "n_inner"), heads, keys > 0 ? keys : heads, head > 0 ? head : hidden / Math.Max(heads, 1), config.VocabularySize, !source.Tensors.Tensors.ContainsKey("lm_head.weight"));
+            $"about {Size(forecast.Total)} at the peak on a CPU{(forecast.Total < available ? "" : $", more than the {Size(available)} there are: a smaller batch_size or max_length, gradient_checkpointing: on, dtype: bfloat16 or method: qlora take less")}")));
+        findings.Add(new Finding("", true, $"base {Size(forecast.Base)}, trained weights, gradients and optimizer {Size(forecast.Trained)}, activations {Size(forecast.Activations)} ({(forecast.Recomputes ? "computed again" : "kept")}; largest micro-batch {forecast.Rows} × {forecast.Length}), logits {Size(forecast.Logits)}, process {Size(forecast.Runtime)}"));
+        return forecast;
     }
 
     private static IEnumerable<(string Name, MemoryEstimate Estimate)> Shapes()

@@ -1,3 +1,5 @@
+using LoraSharp.Adapters;
+using LoraSharp.Layers;
 using LoraSharp.Models;
 using LoraSharp.Training.Data;
 using TorchSharp;
@@ -22,20 +24,22 @@ public sealed class RecomputeDecision
     {
         ArgumentNullException.ThrowIfNull(model);
         _wish = wish;
-        _budget = budget ?? (model.Device.type == DeviceType.CPU ? GC.GetGCMemoryInfo().TotalAvailableMemoryBytes * ShareOfMemory : GpuBudget);
+        _budget = budget ?? (model.Device.type == DeviceType.CPU ? HostBudget : GpuBudget);
         _bytesPerToken = BytesPerToken(model);
     }
 
-    /// <summary>
-    /// Bytes that autograd keeps for a token: of each linear layer its input and output, and about six more vectors of
-    /// the hidden size a block for norms and residuals.
-    /// </summary>
-    public static double BytesPerToken(CausalLanguageModel model)
+    /// <summary>Bytes that activations may take on a CPU before they are computed again: 40 % of this machine's memory.</summary>
+    public static double HostBudget => GC.GetGCMemoryInfo().TotalAvailableMemoryBytes * ShareOfMemory;
+
+    private static double BytesPerToken(CausalLanguageModel model)
     {
-        ArgumentNullException.ThrowIfNull(model);
-        double values = model.Linears.Where(l => !l.Spec.IsOutputHead).Sum(l => l.Spec.OutFeatures + (0.5 * l.Spec.InFeatures))
-            + (6.0 * model.LayerCount * model.Config.HiddenSize);
-        return values * (model.DType == TorchSharp.torch.ScalarType.Float32 ? 4 : 2);
+        LinearLayer[] inBlocks = [.. model.Linears.Where(l => !l.Spec.IsOutputHead)];
+        return ActivationMemory.BytesPerToken(
+            inBlocks.Select(l => ((long)l.Spec.OutFeatures, (long)l.Spec.InFeatures)),
+            model.LayerCount,
+            model.Config.HiddenSize,
+            model.DType == TorchSharp.torch.ScalarType.Float32 ? 4 : 2,
+            inBlocks.Any(l => l is LoraLinear));
     }
 
     /// <summary>The decision for a micro-batch.</summary>
