@@ -152,12 +152,12 @@ internal static class GpuDecoding
             DecoderRow[] Rows(int i, int from, int to) => [.. Enumerable.Range(from, to - from).Select(p => new DecoderRow(sequences[i][p], p, i, slots[i]))];
             DecoderRow[] first = [.. Enumerable.Range(0, 5).SelectMany(i => Rows(i, 0, lengths[i])), .. Rows(5, 0, 150)];
             int[] ends = [.. Enumerable.Range(0, 5).Select(i => lengths[..(i + 1)].Sum() - 1)];
-            decoder.Run(first, ends, new float[5], new uint[5]);
+            decoder.Run(first, ends);
             Compare([0, 1, 2, 3, 4], decoder.Read(5).Tokens);
             DecoderRow[] second = [.. Enumerable.Range(0, 5).SelectMany(i => Rows(i, sequences[i].Count - 1, sequences[i].Count)), .. Rows(5, 150, 310)];
-            decoder.Run(second, [0, 1, 2, 3, 4, second.Length - 1], new float[6], new uint[6]);
+            decoder.Run(second, [0, 1, 2, 3, 4, second.Length - 1]);
             Compare([0, 1, 2, 3, 4, 5], decoder.Read(6).Tokens);
-            decoder.Begin([.. Enumerable.Range(0, 6).SelectMany(i => Rows(i, sequences[i].Count - 1, sequences[i].Count))], new float[6], new uint[6]);
+            decoder.Begin([.. Enumerable.Range(0, 6).SelectMany(i => Rows(i, sequences[i].Count - 1, sequences[i].Count))]);
             for (int step = 0; step < 6; step++)
             {
                 decoder.Next();

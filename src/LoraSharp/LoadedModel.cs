@@ -83,10 +83,11 @@ public sealed class LoadedModel : IDisposable
 
     /// <summary>Starts a serving engine over the model, which must not be used otherwise until that is disposed.</summary>
     /// <param name="limits">Bounds of batch, queue and caches.</param>
-    public InferenceEngine CreateEngine(EngineLimits limits)
+    /// <param name="notes">Told, once, when a faster way that the limits ask for cannot be gone.</param>
+    public InferenceEngine CreateEngine(EngineLimits limits, Action<string>? notes = null)
     {
         int positions = new[] { "max_position_embeddings", "n_positions" }.Select(k => Source.Config[k]).FirstOrDefault(n => n is not null)?.GetValue<int>() ?? 0;
-        return new InferenceEngine(Model, Adapters, TokenizerOrNull, name => EngineSetup.OpenAdapter(name, Source), limits, positions);
+        return new InferenceEngine(Model, Adapters, TokenizerOrNull, name => EngineSetup.OpenAdapter(name, Source), limits, positions, notes: notes);
     }
 
     /// <summary>The chat template as the data pipeline takes it; null where there is none.</summary>

@@ -29,6 +29,19 @@ internal sealed record LlamaShape
 
     /// <summary>Factor on q·kᵀ.</summary>
     public required double AttentionScale { get; init; }
+
+    /// <summary>The sizes of a model.</summary>
+    public static LlamaShape Of(DecoderConfig config) => new()
+    {
+        Size = config.HiddenSize,
+        Heads = config.Attention.Heads,
+        KeyHeads = config.Attention.KeyValueHeads,
+        HeadSize = config.Attention.HeadSize,
+        Inner = config.FeedForward.Size,
+        Vocabulary = config.VocabularySize,
+        Epsilon = config.Norm.Epsilon,
+        AttentionScale = config.Attention.Scale,
+    };
 }
 
 /// <summary>
@@ -106,21 +119,10 @@ internal sealed class LlamaTensors : IDisposable
         Tensor places = arange(positions, ScalarType.Int64, model.Device).unsqueeze(0);
         RotaryAngles angles = RotaryEmbedding.Angles(c.Layers[0].Rope!, places, positions, ScalarType.Float32);
         Tensor Table(Tensor t) => t.contiguous().view(positions, a.HeadSize / 2).clone().DetachFromDisposeScope();
-        var shape = new LlamaShape
-        {
-            Size = c.HiddenSize,
-            Heads = a.Heads,
-            KeyHeads = a.KeyValueHeads,
-            HeadSize = a.HeadSize,
-            Inner = c.FeedForward.Size,
-            Vocabulary = c.VocabularySize,
-            Epsilon = c.Norm.Epsilon,
-            AttentionScale = a.Scale,
-        };
         string prefix = c.Names.Layers[..c.Names.Layers.LastIndexOf('.')];
         Tensor embedding = parameters[$"{prefix}.embed_tokens.weight"];
         return new LlamaTensors(
-            shape,
+            LlamaShape.Of(c),
             embedding,
             [.. Enumerable.Range(0, c.Layers.Count).Select(l => (parameters[$"{c.Names.Layers}.{l}.input_layernorm.weight"], parameters[$"{c.Names.Layers}.{l}.post_attention_layernorm.weight"]))],
             parameters[$"{prefix}.norm.weight"],

@@ -44,6 +44,12 @@ public sealed record EngineLimits
     /// <summary>Bytes of adapters' files kept in memory; null for 4 GB with a GPU and none without, where they would lie twice in the same memory.</summary>
     public long? AdapterHostMemory { get; init; }
 
+    /// <summary>
+    /// Whether a Llama-shaped bf16 base on a GPU runs by the decoder with kernels and graphs of its own; what it does not know
+    /// goes the plain way. Off by default: behind the engine it has been tested with a stand-in only.
+    /// </summary>
+    public bool FusedDecode { get; init; }
+
     // Bytes of the cache that are taken without being asked for: a laptop does other things too.
     private const long Usual = 1L << 30;
 

@@ -5,6 +5,7 @@ using LoraSharp.Formats.Peft;
 using LoraSharp.Formats.Tokenization;
 using LoraSharp.Models;
 using LoraSharp.Serving.Cache;
+using LoraSharp.Serving.Cuda;
 using LoraSharp.Serving.Scheduling;
 using LoraSharp.Serving.Shelf;
 using LoraSharp.Tensors.Interop;
@@ -47,8 +48,15 @@ public sealed class InferenceEngine : IDisposable
     /// <param name="limits">Bounds.</param>
     /// <param name="positions">Longest sequence the model was made for; 0 for none known.</param>
     /// <param name="clock">For metrics and shares of time; null for the system's.</param>
+    /// <param name="notes">Told, once, when a faster way that the limits ask for cannot be gone.</param>
     /// <exception cref="LoraSharpException">Limits out of range.</exception>
-    public InferenceEngine(CausalLanguageModel model, AdapterSet adapters, Tokenizer? tokenizer, Func<string, AdapterFolder> open, EngineLimits limits, int positions = 0, TimeProvider? clock = null)
+    public InferenceEngine(CausalLanguageModel model, AdapterSet adapters, Tokenizer? tokenizer, Func<string, AdapterFolder> open, EngineLimits limits, int positions = 0, TimeProvider? clock = null, Action<string>? notes = null)
+        : this(model, adapters, tokenizer, open, limits, positions, clock, (plain, cache, longest) => Runner(plain, model, adapters, cache, limits, longest, notes ?? (_ => { })))
+    {
+    }
+
+    /// <summary>With a runner of the steps of its own, made from the plain one, the cache and the longest sequence.</summary>
+    internal InferenceEngine(CausalLanguageModel model, AdapterSet adapters, Tokenizer? tokenizer, Func<string, AdapterFolder> open, EngineLimits limits, int positions, TimeProvider? clock, Func<IStepRunner, PagedCache, int, IStepRunner> runner)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(limits);
@@ -63,7 +71,8 @@ public sealed class InferenceEngine : IDisposable
         _whole = model.PositionsDependOnLength;
         _pool = new BlockPool(blocks);
         _scheduler = new StepScheduler(_pool, limits, _whole, model.InvalidatesCache);
-        _runner = new ModelStepRunner(model, adapters, new PagedCache(model.LayerCount, blocks, limits.BlockSize));
+        var cache = new PagedCache(model.LayerCount, blocks, limits.BlockSize);
+        _runner = runner(new ModelStepRunner(model, adapters, cache), cache, _maxLength);
         _background = new BackgroundQueue(clock);
         Metrics = new EngineMetrics(() => Status, clock);
         _shelf = new AdapterShelf(adapters, open, limits, work => _inbox.Post(work), Metrics, clock, model.Device.type == DeviceType.CPU);
@@ -183,6 +192,22 @@ public sealed class InferenceEngine : IDisposable
             _thread.Join();
             Metrics.Dispose();
         }
+    }
+
+    private static IStepRunner Runner(IStepRunner plain, CausalLanguageModel model, AdapterSet adapters, PagedCache cache, EngineLimits limits, int longest, Action<string> notes)
+    {
+        if (!limits.FusedDecode)
+        {
+            return plain;
+        }
+
+        if (CudaStepRunner.Obstacle(model, adapters) is { } obstacle)
+        {
+            notes($"The fused decoder is not used: {obstacle}.");
+            return plain;
+        }
+
+        return CudaStepRunner.Over(plain, model, adapters, cache, limits, longest, notes);
     }
 
     private int Room(InferenceRequest request)
@@ -310,7 +335,8 @@ public sealed class InferenceEngine : IDisposable
     private unsafe void Publish(IReadOnlyList<StepChunk> pass, Tensor? logits)
     {
         using var scope = NewDisposeScope();
-        Tensor? host = logits?.to(ScalarType.Float32).cpu().contiguous();
+        int[]? chosen = logits is null ? null : LargestOnDevice(pass, logits);
+        Tensor? host = chosen is null ? logits?.to(ScalarType.Float32).cpu().contiguous() : null;
         int v = host is null ? 0 : checked((int)host.shape[1]);
         float* row = host is null ? null : (float*)AtenTensor.DataPointer(host);
         int generated = 0, prompt = 0;
@@ -333,8 +359,13 @@ public sealed class InferenceEngine : IDisposable
 
             if (chunk.ReachesEnd)
             {
-                var last = new ReadOnlySpan<float>(row - v, v);
-                int token = sequence.Sampler.Next(last);
+                ReadOnlySpan<float> last = chosen is null ? new(row - v, v) : [];
+                int token = chosen is null ? sequence.Sampler.Next(last) : chosen[generated];
+                if (chosen is not null)
+                {
+                    sequence.Sampler.Accept(token);
+                }
+
                 sequence.Accept(token, sequence.Request.LogProbabilities is null ? null : TokenScores.Of(last, token, top));
                 Metrics.Generated(sequence);
                 generated++;
@@ -343,6 +374,12 @@ public sealed class InferenceEngine : IDisposable
 
         _status = _status with { GeneratedTokens = _status.GeneratedTokens + generated, PromptTokens = _status.PromptTokens + prompt, Steps = _status.Steps + 1 };
     }
+
+    // Where everybody wants the largest logit and nothing else, the logits of a large vocabulary stay on the device.
+    private static int[]? LargestOnDevice(IReadOnlyList<StepChunk> pass, Tensor logits) =>
+        logits.device_type == DeviceType.CUDA && pass.All(c => c.Sequence.Request is { LogProbabilities: null, Options.Sampling.IsGreedy: true })
+            ? [.. logits.argmax(-1).to(ScalarType.Int32).cpu().data<int>()]
+            : null;
 
     private static void Fail(IReadOnlyList<StepChunk> pass, Exception error)
     {

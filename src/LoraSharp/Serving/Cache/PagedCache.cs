@@ -23,6 +23,21 @@ internal sealed class PagedCache(int layers, int blocks, int blockSize) : IDispo
     /// <summary>Tokens a block.</summary>
     public int BlockSize => blockSize;
 
+    /// <summary>Number of blocks.</summary>
+    public int Blocks => blocks;
+
+    /// <summary>Makes the tensors [slots, hk, e] of all layers at once, for who writes into them himself; owned by this.</summary>
+    public IReadOnlyList<(Tensor Keys, Tensor Values)> Reserve(long heads, long size, ScalarType dtype, Device device)
+    {
+        for (int layer = 0; layer < layers; layer++)
+        {
+            _keys[layer] ??= empty([(long)blocks * blockSize, heads, size], dtype, device).DetachFromDisposeScope();
+            _values[layer] ??= empty([(long)blocks * blockSize, heads, size], dtype, device).DetachFromDisposeScope();
+        }
+
+        return [.. _keys.Zip(_values, (k, v) => (k!, v!))];
+    }
+
     /// <summary>Keys of a layer [slots, hk, e].</summary>
     public Tensor Keys(int layer) => _keys[layer]!;
 

@@ -25,6 +25,10 @@ internal sealed record DecoderWeights(
     Tensor Cosines,
     Tensor Sines)
 {
+    /// <summary>What is freed with the decoder: tensors made for it alone.</summary>
+    public IReadOnlyList<IDisposable> Owned { get; init; } = [];
+
+
     /// <summary>Layers.</summary>
     public int LayerCount => Matrices.Count;
 

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using LoraSharp.Tensors.Cuda;
 using LoraSharp.Tensors.Interop;
 using static TorchSharp.torch;
@@ -48,7 +49,7 @@ internal readonly record struct DecoderRow(int Token, int Position, int Sequence
 /// A prompt's tokens are rows like any other: each attends to the pages up to its own position, so prefill, chunks of it
 /// and decoding may stand in one step. Runs on one thread, on a stream of its own.
 /// </remarks>
-internal sealed unsafe class FusedDecoder : IDisposable
+internal sealed unsafe class FusedDecoder : IRowDecoder
 {
     private static readonly int[] Ladder = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
     private readonly DecoderWeights _weights;
@@ -61,12 +62,13 @@ internal sealed unsafe class FusedDecoder : IDisposable
     private readonly Tensor _headTransposed;
     private readonly Tensor[] _keys;
     private readonly Tensor[] _values;
-    private readonly Dictionary<(int Rows, int Parts, bool Adapters), CudaGraph> _graphs = [];
-    private readonly HashSet<(int Rows, int Parts, bool Adapters)> _warm = [];
+    private readonly Dictionary<(int Rows, int Parts, bool Adapters, bool Advance), CudaGraph> _graphs = [];
+    private readonly HashSet<(int Rows, int Parts, bool Adapters, bool Advance)> _warm = [];
     private readonly int _pagesOfSequence;
     private readonly string _attend;
     private readonly int _group;
     private long[] _ranks = [0, 0, 0, 0];
+    private (int Rows, int Longest, bool Adapters) _batch;
     private readonly nint _side;
     private readonly nint _forked;
     private readonly nint _joined;
@@ -97,8 +99,12 @@ internal sealed unsafe class FusedDecoder : IDisposable
     private readonly Tensor _chosen;
     private readonly Tensor _logProbabilities;
 
-    /// <summary>Makes cache and buffers.</summary>
-    public FusedDecoder(DecoderWeights weights, DecoderOptions options, Device device)
+    /// <summary>Makes the buffers of a step.</summary>
+    /// <param name="weights">The base.</param>
+    /// <param name="options">Sizes.</param>
+    /// <param name="device">A GPU.</param>
+    /// <param name="cache">Keys and values of each layer [pages · tokens of a page, kv, e] bf16, somebody else's; null for a cache of its own.</param>
+    public FusedDecoder(DecoderWeights weights, DecoderOptions options, Device device, IReadOnlyList<(Tensor Keys, Tensor Values)>? cache = null)
     {
         _weights = weights;
         _options = options;
@@ -119,8 +125,8 @@ internal sealed unsafe class FusedDecoder : IDisposable
         _transposed = [.. weights.Matrices.Select(layer => layer.Select(m => Own(m.t())).ToArray())];
         _headTransposed = Own(weights.Head.t());
         long[] page = [(long)options.Pages * options.PageTokens, s.KeyHeads, s.HeadSize];
-        _keys = [.. weights.Matrices.Select(_ => Half(page))];
-        _values = [.. weights.Matrices.Select(_ => Half(page))];
+        _keys = [.. weights.Matrices.Select((_, l) => cache?[l].Keys ?? Half(page))];
+        _values = [.. weights.Matrices.Select((_, l) => cache?[l].Values ?? Half(page))];
         _pagesOfSequence = (options.MaxLength + options.PageTokens - 1) / options.PageTokens;
         int n = options.MaxTokens;
         int c = options.MaxSequences;
@@ -130,7 +136,8 @@ internal sealed unsafe class FusedDecoder : IDisposable
         _slots = Own(full([n], -1, ScalarType.Int32, device));
         _pages = Own(zeros([c, _pagesOfSequence], ScalarType.Int32, device));
         _chosenRows = Own(arange(c, ScalarType.Int32, device));
-        _temperatures = Own(zeros([c], ScalarType.Float32, device));
+        // The bits of float32 numbers: they come with integers in one copy.
+        _temperatures = Own(zeros([c], ScalarType.Int32, device));
         _seeds = Own(zeros([c], ScalarType.Int32, device));
         _x = Half(n, s.Size);
         _y = Half(n, s.Size);
@@ -155,9 +162,6 @@ internal sealed unsafe class FusedDecoder : IDisposable
     /// <summary>Adapters on the device; after a change call <see cref="AdaptersChanged"/>.</summary>
     public DecoderAdapters Adapters { get; }
 
-    /// <summary>Bytes of the cache.</summary>
-    public long CacheBytes => _keys.Concat(_values).Sum(t => t.NumberOfElements * 2);
-
     /// <summary>Why a shape has no kernel; null when it has.</summary>
     public static string? AttentionKernel(Models.LlamaShape shape)
     {
@@ -181,6 +185,36 @@ internal sealed unsafe class FusedDecoder : IDisposable
         }
     }
 
+    /// <inheritdoc/>
+    public int MaxRank => _options.MaxRank;
+
+    /// <inheritdoc/>
+    public int MaxTokens => _options.MaxTokens;
+
+    /// <inheritdoc/>
+    public int MaxSequences => _options.MaxSequences;
+
+    /// <inheritdoc/>
+    public int Slots => Adapters.Slots;
+
+    /// <inheritdoc/>
+    public void LoadAdapter(int slot, Func<int, string, LowRankPair?> find)
+    {
+        // What still runs may read the slot's tensors.
+        _stream.Synchronize();
+        Adapters.Load(slot, find);
+        AdaptersChanged();
+    }
+
+    /// <inheritdoc/>
+    public void SetPages(int[] pages, int width)
+    {
+        ArgumentNullException.ThrowIfNull(pages);
+        using IDisposable none = no_grad();
+        using var scope = NewDisposeScope();
+        _pages.narrow(0, 0, pages.Length / width).narrow(1, 0, width).copy_(tensor(pages, [pages.Length / width, (long)width]));
+    }
+
     /// <summary>Says which pages a sequence's tokens lie in.</summary>
     /// <param name="sequence">Row of the table.</param>
     /// <param name="pages">From its start on.</param>
@@ -191,38 +225,83 @@ internal sealed unsafe class FusedDecoder : IDisposable
         _pages[sequence].narrow(0, 0, pages.Length).copy_(tensor(pages.ToArray()));
     }
 
-    /// <summary>Runs rows of any kind (prompts, chunks, decoding) once, without a graph.</summary>
-    /// <param name="rows">At most <see cref="DecoderOptions.MaxTokens"/>.</param>
-    /// <param name="choosing">Indices of the rows that give a next token.</param>
-    /// <param name="temperatures">Of each choosing row; 0 for the largest logit.</param>
-    /// <param name="seeds">Of each choosing row.</param>
-    public void Run(ReadOnlySpan<DecoderRow> rows, ReadOnlySpan<int> choosing, ReadOnlySpan<float> temperatures, ReadOnlySpan<uint> seeds)
+    /// <remarks>From a graph where each row gives a token. 0 as temperature: the largest logit.</remarks>
+    /// <inheritdoc/>
+    public void Run(ReadOnlySpan<DecoderRow> rows, ReadOnlySpan<int> choosing, ReadOnlySpan<float> temperatures = default, ReadOnlySpan<uint> seeds = default)
     {
         using IDisposable none = no_grad();
-        Upload(rows, choosing, temperatures, seeds);
-        Forward(rows.Length, choosing.Length, Parts(rows.Length, Longest(rows)), HasAdapters(rows), advance: false);
+        int longest = Longest(rows);
+        bool adapters = HasAdapters(rows);
+        if (choosing.Length == rows.Length && rows.Length <= Ladder[^1] && rows.Length <= _options.MaxSequences)
+        {
+            DecoderRow[] padded = Padded(rows);
+            Upload(padded, Everyone(padded.Length), Filled(temperatures, padded.Length), Filled(seeds, padded.Length));
+            Replay(padded.Length, longest, adapters, advance: false);
+            return;
+        }
+
+        Upload(rows, choosing, Filled(temperatures, choosing.Length), Filled(seeds, choosing.Length));
+        Forward(rows.Length, choosing.Length, Parts(rows.Length, longest), adapters, advance: false);
     }
 
     /// <summary>Sets the rows of the decode steps that follow; each gives a token a step and goes on by one.</summary>
-    public void Begin(ReadOnlySpan<DecoderRow> rows, ReadOnlySpan<float> temperatures, ReadOnlySpan<uint> seeds)
+    public void Begin(ReadOnlySpan<DecoderRow> rows, ReadOnlySpan<float> temperatures = default, ReadOnlySpan<uint> seeds = default)
     {
         using IDisposable none = no_grad();
-        int count = rows.Length;
-        int n = Ladder.First(l => l >= Math.Min(count, Ladder[^1]));
-        DecoderRow[] padded = [.. rows, .. Enumerable.Repeat(new DecoderRow(0, -1, 0, -1), Math.Max(0, n - rows.Length))];
-        Upload(padded, [.. Enumerable.Range(0, padded.Length)], [.. temperatures, .. new float[padded.Length - rows.Length]], [.. seeds, .. new uint[padded.Length - rows.Length]]);
+        DecoderRow[] padded = Padded(rows);
+        Upload(padded, Everyone(padded.Length), Filled(temperatures, padded.Length), Filled(seeds, padded.Length));
         _batch = (padded.Length, Longest(rows), HasAdapters(rows));
     }
-
-    private (int Rows, int Longest, bool Adapters) _batch;
 
     /// <summary>One decode step of the rows of <see cref="Begin"/>; does not wait for the device.</summary>
     public void Next()
     {
         using IDisposable none = no_grad();
-        var key = (_batch.Rows, Parts: Parts(_batch.Rows, _batch.Longest), _batch.Adapters);
-        _batch.Longest++;
-        void Work() => Forward(key.Rows, key.Rows, key.Parts, key.Adapters, advance: true);
+        Replay(_batch.Rows, _batch.Longest++, _batch.Adapters, advance: true);
+    }
+
+    /// <summary>Tokens that the last step chose and their log-probabilities; waits for it.</summary>
+    public (int[] Tokens, float[] LogProbabilities) Read(int count)
+    {
+        using var scope = NewDisposeScope();
+        _stream.Synchronize();
+        return ([.. _chosen.narrow(0, 0, count).cpu().data<int>()], [.. _logProbabilities.narrow(0, 0, count).cpu().data<float>()]);
+    }
+
+    /// <inheritdoc/>
+    public Tensor Logits(int count) => _logits.narrow(0, 0, count);
+
+    /// <summary>Starts the copy of the last step's tokens into host memory that the device can write; does not wait.</summary>
+    /// <param name="host">From <see cref="CudaDriver.cuMemAllocHost"/>, room for the batch.</param>
+    public void ReadLater(nint host) =>
+        CudaDriver.Check(CudaDriver.cuMemcpyDtoHAsync(host, AtenTensor.DataPointer(_chosen), (nuint)(4 * _batch.Rows), _stream.Stream), "copy the chosen tokens");
+
+    /// <summary>Waits for the device.</summary>
+    public void Synchronize() => _stream.Synchronize();
+
+    /// <summary>Frees everything but the weights.</summary>
+    public void Dispose()
+    {
+        _stream.Synchronize();
+        DropGraphs();
+        Adapters.Dispose();
+        _owned.ForEach(t => t.Dispose());
+        foreach (IDisposable owned in _weights.Owned)
+        {
+            owned.Dispose();
+        }
+
+        _ = CudaDriver.cuEventDestroy(_forked);
+        _ = CudaDriver.cuEventDestroy(_joined);
+        _ = CudaDriver.cuStreamDestroy(_side);
+        _stream.Dispose();
+    }
+
+    // A step in which each row gives a token, from the graph of its batch size where there is one.
+    private void Replay(int rows, int longest, bool adapters, bool advance)
+    {
+        var key = (rows, Parts(rows, longest), adapters, advance);
+        void Work() => Forward(rows, rows, key.Item2, adapters, advance);
         if (!_options.Graphs || !CudaGraph.IsAvailable)
         {
             Work();
@@ -244,37 +323,16 @@ internal sealed unsafe class FusedDecoder : IDisposable
         }
     }
 
-    /// <summary>Tokens that the last step chose and their log-probabilities; waits for it.</summary>
-    public (int[] Tokens, float[] LogProbabilities) Read(int count)
+    private DecoderRow[] Padded(ReadOnlySpan<DecoderRow> rows)
     {
-        using var scope = NewDisposeScope();
-        _stream.Synchronize();
-        return ([.. _chosen.narrow(0, 0, count).cpu().data<int>()], [.. _logProbabilities.narrow(0, 0, count).cpu().data<float>()]);
+        int count = rows.Length;
+        int size = Ladder.FirstOrDefault(l => l >= count && l <= _options.MaxSequences, count);
+        return [.. rows, .. Enumerable.Repeat(new DecoderRow(0, -1, 0, -1), size - count)];
     }
 
-    /// <summary>Logits [c, v] of the last step's choosing rows, on the device; good until the next step.</summary>
-    public Tensor Logits(int count) => _logits.narrow(0, 0, count);
+    private static int[] Everyone(int count) => [.. Enumerable.Range(0, count)];
 
-    /// <summary>Starts the copy of the last step's tokens into host memory that the device can write; does not wait.</summary>
-    /// <param name="host">From <see cref="CudaDriver.cuMemAllocHost"/>, room for the batch.</param>
-    public void ReadLater(nint host) =>
-        CudaDriver.Check(CudaDriver.cuMemcpyDtoHAsync(host, AtenTensor.DataPointer(_chosen), (nuint)(4 * _batch.Rows), _stream.Stream), "copy the chosen tokens");
-
-    /// <summary>Waits for the device.</summary>
-    public void Synchronize() => _stream.Synchronize();
-
-    /// <summary>Frees everything but the weights.</summary>
-    public void Dispose()
-    {
-        _stream.Synchronize();
-        DropGraphs();
-        Adapters.Dispose();
-        _owned.ForEach(t => t.Dispose());
-        _ = CudaDriver.cuEventDestroy(_forked);
-        _ = CudaDriver.cuEventDestroy(_joined);
-        _ = CudaDriver.cuStreamDestroy(_side);
-        _stream.Dispose();
-    }
+    private static T[] Filled<T>(ReadOnlySpan<T> values, int count) => [.. values, .. new T[count - values.Length]];
 
     private void Forward(int n, int c, int parts, bool adapters, bool advance)
     {
@@ -373,19 +431,32 @@ internal sealed unsafe class FusedDecoder : IDisposable
         }
 
         using var scope = NewDisposeScope();
-        DecoderRow[] all = rows.ToArray();
-        Set(_tokens, tensor(all.Select(r => r.Token).ToArray()));
-        Set(_positions, tensor(all.Select(r => r.Position).ToArray()));
-        Set(_sequences, tensor(all.Select(r => r.Sequence).ToArray()));
-        Set(_slots, tensor(all.Select(r => r.Slot).ToArray()));
-        if (choosing.Length > 0)
+        int n = rows.Length;
+        int c = choosing.Length;
+        int[] all = new int[(4 * n) + (3 * c)];
+        for (int i = 0; i < n; i++)
         {
-            Set(_chosenRows, tensor(choosing.ToArray()));
-            Set(_temperatures, tensor(temperatures.ToArray()));
-            Set(_seeds, tensor(seeds.ToArray().Select(v => unchecked((int)v)).ToArray()));
+            (all[i], all[n + i], all[(2 * n) + i], all[(3 * n) + i]) = (rows[i].Token, rows[i].Position, rows[i].Sequence, rows[i].Slot);
         }
 
-        static void Set(Tensor place, Tensor values) => place.narrow(0, 0, values.shape[0]).copy_(values);
+        Span<int> chosen = all.AsSpan(4 * n);
+        choosing.CopyTo(chosen);
+        MemoryMarshal.Cast<float, int>(temperatures).CopyTo(chosen[c..]);
+        MemoryMarshal.Cast<uint, int>(seeds).CopyTo(chosen[(2 * c)..]);
+        // One copy to the device, distributed there.
+        Tensor there = tensor(all).to(_device);
+        Set(_tokens, 0, n);
+        Set(_positions, n, n);
+        Set(_sequences, 2 * n, n);
+        Set(_slots, 3 * n, n);
+        if (c > 0)
+        {
+            Set(_chosenRows, 4 * n, c);
+            Set(_temperatures, (4 * n) + c, c);
+            Set(_seeds, (4 * n) + (2 * c), c);
+        }
+
+        void Set(Tensor place, int from, int count) => place.narrow(0, 0, count).copy_(there.narrow(0, from, count));
     }
 
     private static int Longest(ReadOnlySpan<DecoderRow> rows)
