@@ -74,7 +74,7 @@ internal static class ServeCommand
             var vetting = new AdapterVetting(parsed.GetValue(probe), parsed.GetValue(strict));
             Array.ForEach(named, a => vetting.Try(loaded, a.Name, a.Path));
             vetting.Settle();
-            using InferenceEngine engine = loaded.CreateEngine(flags.Limits(parsed));
+            using InferenceEngine engine = loaded.CreateEngine(flags.Limits(parsed), Console.Error.WriteLine);
             foreach ((string adapter, string path) in named)
             {
                 // At the start everything must be there and fit: better no server than one that fails later.
