@@ -37,6 +37,8 @@ switch (args.FirstOrDefault())
     case "tokenizer" when args.Length == 3:
         TokenizerBenchmark.Run(args[1], args[2]);
         return 0;
+    case "constraints" when args.Length == 2:
+        return ConstraintBenchmark.Run(args[1]);
     case "serve-batch":
         return ServeBatch.Create().Parse(args[1..]).Invoke();
     case "serve-load":
@@ -49,6 +51,6 @@ switch (args.FirstOrDefault())
     default:
         Console.Error.WriteLine(
             "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory | qlora-step FOLDER | quantized-decode FOLDER [GGUF ...] | gguf | train-cpu MODEL | sweep-cpu MODEL | decode MODEL | " +
-            "adapters MODEL | tokenizer FOLDER TEXT | gpu-train check|1b|8b|0.5b|65b | gpu-decode check|1b|8b | serve-batch MODEL | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
+            "adapters MODEL | tokenizer FOLDER TEXT | constraints FOLDER | gpu-train check|1b|8b|0.5b|65b | gpu-decode check|1b|8b | serve-batch MODEL | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }

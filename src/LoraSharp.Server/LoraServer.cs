@@ -113,6 +113,7 @@ public static class LoraServer
         RouteGroupBuilder compute = app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Use, Computes: true));
         compute.MapPost("/v1/completions", new CompletionsEndpoint(model).HandleAsync);
         compute.MapPost("/v1/chat/completions", new ChatEndpoint(model, options).HandleAsync);
+        compute.MapPost("/v1/embeddings", new EmbeddingsEndpoint(model).HandleAsync);
 
         RouteGroupBuilder operate = app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Admin));
         var adapters = new AdaptersEndpoint(model, options, logger);

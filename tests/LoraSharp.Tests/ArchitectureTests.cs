@@ -52,6 +52,23 @@ public sealed partial class ArchitectureTests
     }
 
     [Fact]
+    public void The_clients_in_process_show_no_tensors_and_see_no_web()
+    {
+        string folder = Path.Combine(Fixtures.Root(), "src", "LoraSharp.Extensions.AI");
+        Assert.All(Sources(folder), file => Assert.DoesNotContain("TorchSharp", File.ReadAllText(file)));
+        XDocument project = XDocument.Load(Path.Combine(folder, "LoraSharp.Extensions.AI.csproj"));
+        Assert.Empty(project.Descendants("FrameworkReference"));
+        Assert.DoesNotContain(project.Descendants("ProjectReference"), p => p.Attribute("Include")!.Value.Contains("Server", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Constraints_have_no_tensors()
+    {
+        string folder = Path.Combine(Fixtures.Root(), "src", "LoraSharp", "Inference", "Constraints");
+        Assert.All(Sources(folder), file => Assert.DoesNotContain("TorchSharp", File.ReadAllText(file)));
+    }
+
+    [Fact]
     public void A_room_uses_only_the_rooms_below_it()
     {
         string root = Path.Combine(Fixtures.Root(), "src", "LoraSharp");

@@ -22,9 +22,10 @@ namespace LoraSharp.Serving;
 /// A sequence has random numbers of its own and attends to its own blocks, so what else is in the batch changes its logits
 /// by rounding only (matrix products of another height; ≤ 1e-4 in float32, tested).
 /// </remarks>
-public sealed class InferenceEngine : IDisposable
+public sealed partial class InferenceEngine : IDisposable
 {
     private readonly CausalLanguageModel _model;
+    private readonly AdapterSet _adapters;
     private readonly Tokenizer? _tokenizer;
     private readonly EngineLimits _limits;
     private readonly AdapterShelf _shelf;
@@ -62,6 +63,7 @@ public sealed class InferenceEngine : IDisposable
         ArgumentNullException.ThrowIfNull(limits);
         clock ??= TimeProvider.System;
         _model = model;
+        _adapters = adapters;
         _tokenizer = tokenizer;
         _limits = limits.Validate();
         int most = positions > 0 ? positions : int.MaxValue;

@@ -128,6 +128,20 @@ internal sealed class AdapterShelf
         return null;
     }
 
+    /// <summary>The current version where it is on the device, to be given back with <see cref="Return"/>; null where it is not.</summary>
+    /// <exception cref="UnknownAdapterException">There is none of this name.</exception>
+    public AdapterVersion? TakeReady(string name)
+    {
+        AdapterEntry entry = Find(name);
+        entry.LastUsed = ++_uses;
+        if (entry.Version is { } version)
+        {
+            version.Users++;
+        }
+
+        return entry.Version;
+    }
+
     /// <summary>A sequence on this version has ended.</summary>
     public void Return(AdapterVersion version)
     {
