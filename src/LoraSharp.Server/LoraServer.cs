@@ -17,6 +17,9 @@ namespace LoraSharp.Server;
 /// <summary>OpenAI-compatible HTTP over an <see cref="Serving.InferenceEngine"/>: completions, chat, models, adapters, health, metrics.</summary>
 public static class LoraServer
 {
+    // Before a body's rate is measured; the web server measures once a second.
+    private static readonly TimeSpan LongestGrace = TimeSpan.FromSeconds(5);
+
     /// <summary>Builds a web application that listens on one address.</summary>
     /// <param name="model">What is served; stays the caller's.</param>
     /// <param name="options">Keys, limits, names.</param>
@@ -76,7 +79,7 @@ public static class LoraServer
         limits.RequestHeadersTimeout = options.HeadersTimeout;
         limits.KeepAliveTimeout = TimeSpan.FromMinutes(2);
         limits.MaxConcurrentConnections = options.MaxConnections;
-        limits.MinRequestBodyDataRate = new MinDataRate(bytesPerSecond: 240, gracePeriod: TimeSpan.FromSeconds(5));
+        limits.MinRequestBodyDataRate = new MinDataRate(bytesPerSecond: 240, gracePeriod: options.HeadersTimeout < LongestGrace ? options.HeadersTimeout : LongestGrace);
         limits.MinResponseDataRate = new MinDataRate(bytesPerSecond: 240, gracePeriod: TimeSpan.FromSeconds(10));
     }
 

@@ -23,7 +23,7 @@ public sealed record ServerOptions
     /// <summary>Longest time a request may take, streams too; then 504.</summary>
     public TimeSpan RequestTimeout { get; init; } = TimeSpan.FromMinutes(10);
 
-    /// <summary>Longest time a client may take to send its headers.</summary>
+    /// <summary>Longest time a client may take to send its headers, 2 s or more; a body must then come at 240 bytes a second.</summary>
     public TimeSpan HeadersTimeout { get; init; } = TimeSpan.FromSeconds(15);
 
     /// <summary>How long requests under way may go on when the server is told to stop.</summary>
@@ -68,6 +68,7 @@ public sealed record ServerOptions
             Check(time > TimeSpan.Zero && time < TimeSpan.FromDays(20), $"{name} timeout {time.TotalSeconds} s: expected more than 0, less than 20 days");
         }
 
+        Check(HeadersTimeout >= TimeSpan.FromSeconds(2), $"headers timeout {HeadersTimeout.TotalSeconds} s: expected 2 or more");
         Check(DrainTimeout >= TimeSpan.Zero && DrainTimeout < TimeSpan.FromDays(20), $"drain timeout {DrainTimeout.TotalSeconds} s: expected 0 or more, less than 20 days");
         foreach (string folder in AdapterFolders)
         {
