@@ -14,7 +14,7 @@ internal sealed class AdaptersEndpoint(ServedModel model, ServerOptions options,
     {
         RequestBody body = await ReadAsync(context).ConfigureAwait(false);
         string name = NewName(body.Text("lora_name"), "lora_name");
-        if (body.Has("load_inplace") && !body.Flag("load_inplace") && model.Engine.Adapters.Any(a => a.Name == name))
+        if (body.Has("load_inplace") && !body.Flag("load_inplace") && model.Engine.FindAdapter(name) is not null)
         {
             throw ApiError.Invalid("lora_name", $"The adapter '{name}' is loaded already. Give load_inplace: true to replace it.");
         }

@@ -9,6 +9,8 @@ namespace LoraSharp.Server;
 /// <summary>The operator's routes below <c>/admin</c>.</summary>
 internal sealed class AdminEndpoint(ServedModel model, ServerOptions options, ServerState state, ServerMetrics metrics, AdaptersEndpoint adapters, ILogger logger)
 {
+    private const int MostNames = 1000;
+
     /// <summary><c>GET /admin/status</c>.</summary>
     public Task StatusAsync(HttpContext context)
     {
@@ -22,9 +24,14 @@ internal sealed class AdminEndpoint(ServedModel model, ServerOptions options, Se
             ["running"] = engine.Running,
             ["waiting"] = engine.Waiting,
             ["cached_tokens"] = engine.CachedTokens,
+            ["shared_tokens"] = engine.SharedTokens,
             ["generated_tokens"] = engine.GeneratedTokens,
             ["prompt_tokens"] = engine.PromptTokens,
             ["steps"] = engine.Steps,
+            ["preemptions"] = engine.Preemptions,
+            ["blocks"] = new JsonObject { ["total"] = engine.Blocks.Total, ["used"] = engine.Blocks.Used, ["cached"] = engine.Blocks.Cached, ["size"] = model.Engine.Limits.BlockSize },
+            ["adapter_bytes"] = new JsonObject { ["device"] = engine.Adapters.DeviceBytes, ["host"] = engine.Adapters.HostBytes },
+            ["training_share"] = engine.TrainingShare,
             ["tokens_per_second"] = Math.Round(metrics.TokensPerSecond, 2),
             ["max_model_len"] = model.Engine.MaxLength,
             ["adapters"] = new JsonArray([.. model.Engine.Adapters.Select(a => (JsonNode)ToJson(a))]),
@@ -47,7 +54,32 @@ internal sealed class AdminEndpoint(ServedModel model, ServerOptions options, Se
         }
 
         RequestLog.AdapterChanged(logger, name, body.Flag("lazy") ? "registered" : "loaded", RequestScope.Of(context).Caller.Key.Name);
-        await JsonBody.WriteAsync(context, ToJson(model.Engine.Adapters.First(a => a.Name == name))).ConfigureAwait(false);
+        if (body.Has("pinned"))
+        {
+            await model.Engine.PinAsync(name, body.Flag("pinned")).ConfigureAwait(false);
+        }
+
+        await AnswerAsync(context, name).ConfigureAwait(false);
+    }
+
+    /// <summary><c>POST /admin/adapters/pin</c>: <c>{"name", "pinned"}</c>: it stays in memory, or may give way again.</summary>
+    public async Task PinAsync(HttpContext context)
+    {
+        RequestBody body = await adapters.ReadAsync(context).ConfigureAwait(false);
+        string name = body.Text("name") ?? throw ApiError.Invalid("name", "name is missing.");
+        bool pinned = !body.Has("pinned") || body.Flag("pinned");
+        await model.Engine.PinAsync(name, pinned).ConfigureAwait(false);
+        RequestLog.AdapterChanged(logger, name, pinned ? "pinned" : "unpinned", RequestScope.Of(context).Caller.Key.Name);
+        await AnswerAsync(context, name).ConfigureAwait(false);
+    }
+
+    /// <summary><c>POST /admin/adapters/warm-up</c>: <c>{"names"}</c>: they are loaded before they are asked for.</summary>
+    public async Task WarmUpAsync(HttpContext context)
+    {
+        RequestBody body = await adapters.ReadAsync(context).ConfigureAwait(false);
+        IReadOnlyList<string> names = body.Texts("names", MostNames);
+        AdapterInfo[] warm = await Task.WhenAll(names.Select(model.Engine.WarmAsync)).ConfigureAwait(false);
+        await JsonBody.WriteAsync(context, new JsonObject { ["adapters"] = new JsonArray([.. warm.Select(a => (JsonNode)ToJson(a))]) }).ConfigureAwait(false);
     }
 
     /// <summary><c>POST /admin/adapters/unload</c>: <c>{"name"}</c>.</summary>
@@ -89,5 +121,19 @@ internal sealed class AdminEndpoint(ServedModel model, ServerOptions options, Se
 
     private Task DrainingAsync(HttpContext context) => JsonBody.WriteAsync(context, new JsonObject { ["draining"] = state.IsDraining, ["requests_under_way"] = state.UnderWay });
 
-    private static JsonObject ToJson(AdapterInfo adapter) => new() { ["name"] = adapter.Name, ["path"] = adapter.Path, ["loaded"] = adapter.IsLoaded, ["rank"] = adapter.Rank > 0 ? adapter.Rank : null };
+    // It may be gone again: others change adapters too.
+    private Task AnswerAsync(HttpContext context, string name) =>
+        JsonBody.WriteAsync(context, model.Engine.FindAdapter(name) is { } info ? ToJson(info) : new JsonObject { ["name"] = name, ["loaded"] = false });
+
+    private static JsonObject ToJson(AdapterInfo adapter) => new()
+    {
+        ["name"] = adapter.Name,
+        ["path"] = adapter.Path,
+        ["loaded"] = adapter.IsLoaded,
+        ["place"] = adapter.Place.ToString().ToLowerInvariant(),
+        ["pinned"] = adapter.IsPinned,
+        ["merged"] = adapter.IsMerged,
+        ["bytes"] = adapter.Bytes,
+        ["rank"] = adapter.Rank > 0 ? adapter.Rank : null,
+    };
 }

@@ -87,7 +87,7 @@ public static class LoraServer
     {
         ILogger logger = app.Services.GetRequiredService<ILoggerFactory>().CreateLogger("LoraSharp.Server");
         var state = new ServerState(options);
-        var metrics = new ServerMetrics(model.Engine, state);
+        var metrics = new ServerMetrics(state);
         app.Lifetime.ApplicationStopping.Register(state.Stop);
         app.Lifetime.ApplicationStopped.Register(() =>
         {
@@ -132,6 +132,8 @@ public static class LoraServer
         operate.MapGet("/admin/status", admin.StatusAsync);
         operate.MapPost("/admin/adapters/load", admin.LoadAsync);
         operate.MapPost("/admin/adapters/unload", admin.UnloadAsync);
+        operate.MapPost("/admin/adapters/pin", admin.PinAsync);
+        operate.MapPost("/admin/adapters/warm-up", admin.WarmUpAsync);
         operate.MapPost("/admin/drain", admin.DrainAsync);
         operate.MapPost("/admin/resume", admin.ResumeAsync);
         operate.MapPost("/admin/keys/reload", admin.ReloadKeysAsync);

@@ -54,7 +54,7 @@ internal sealed class RequestScope(string id, Caller caller, string route, Serve
     {
         name ??= options.ModelName;
         bool isBase = name == options.ModelName;
-        if (isBase ? !caller.Key.Base : !caller.MaySee(name) || model.Engine.Adapters.All(a => a.Name != name))
+        if (isBase ? !caller.Key.Base : !caller.MaySee(name) || model.Engine.FindAdapter(name) is null)
         {
             throw NotFound(name);
         }
@@ -85,14 +85,12 @@ internal sealed class RequestScope(string id, Caller caller, string route, Serve
         int tokens = prompts.Sum(p => p.Count);
         caller.Admit(tokens);
         PromptTokens += tokens;
-        metrics.Prompted(Model!, tokens);
     }
 
     /// <summary>Generates and counts what comes.</summary>
     public async IAsyncEnumerable<TokenUpdate> GenerateAsync(InferenceRequest request, [EnumeratorCancellation] CancellationToken cancellation)
     {
         using Activity? activity = metrics.StartGeneration(Model!, request.Prompt.Count);
-        long last = 0;
         int tokens = 0;
         try
         {
@@ -100,18 +98,8 @@ internal sealed class RequestScope(string id, Caller caller, string route, Serve
             {
                 if (update.Token is not null)
                 {
-                    long now = Stopwatch.GetTimestamp();
-                    if (last == 0)
-                    {
-                        Interlocked.CompareExchange(ref _firstToken, now, 0);
-                        metrics.FirstToken(Model!, Stopwatch.GetElapsedTime(_started, now));
-                    }
-                    else
-                    {
-                        metrics.NextToken(Model!, Stopwatch.GetElapsedTime(last, now));
-                    }
-
-                    last = now;
+                    Interlocked.CompareExchange(ref _firstToken, Stopwatch.GetTimestamp(), 0);
+                    metrics.Generated();
                     tokens++;
                     Interlocked.Increment(ref _generated);
                 }

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using LoraSharp.Inference;
@@ -10,9 +11,11 @@ internal static class SamplingFields
     private const int MostStops = 16;
     private const int LongestStop = 1024;
     private const int MostStopIds = 64;
+    private const int MostBiases = 1024;
+    private const double LargestBias = 100;
 
     // Asked for and not there: better refused than silently left out.
-    private static readonly string[] NotThere = ["logit_bias", "suffix", "best_of", "use_beam_search", "prompt_logprobs", "min_tokens", "length_penalty", "functions", "function_call", "audio", "prediction", "web_search_options"];
+    private static readonly string[] NotThere = ["suffix", "best_of", "use_beam_search", "prompt_logprobs", "min_tokens", "length_penalty", "functions", "function_call", "audio", "prediction", "web_search_options"];
 
     public static GenerationOptions Read(RequestBody body, int defaultTokens, int leastTokens, GenerationConfig defaults)
     {
@@ -40,6 +43,7 @@ internal static class SamplingFields
                 RepetitionPenalty = body.Number("repetition_penalty", 0.01, 100) ?? 1,
                 FrequencyPenalty = body.Number("frequency_penalty", -2, 2) ?? 0,
                 PresencePenalty = body.Number("presence_penalty", -2, 2) ?? 0,
+                LogitBias = Biases(body),
                 Seed = body.Long("seed") ?? Random.Shared.NextInt64(),
             },
         };
@@ -52,6 +56,23 @@ internal static class SamplingFields
         JsonValue value when value.GetValueKind() is JsonValueKind.True or JsonValueKind.False => value.GetValue<bool>(),
         { } other => throw RequestBody.Wrong("stream_options.include_usage", "true or false", other),
     };
+
+    private static Dictionary<int, double>? Biases(RequestBody body)
+    {
+        if (body.Value("logit_bias") is not { } value)
+        {
+            return null;
+        }
+
+        var biases = new Dictionary<int, double>();
+        foreach (JsonProperty one in value.ValueKind == JsonValueKind.Object ? value.EnumerateObject() : throw RequestBody.Wrong("logit_bias", "an object of token ids and numbers", value))
+        {
+            biases[int.TryParse(one.Name, NumberStyles.None, CultureInfo.InvariantCulture, out int id) ? id : throw ApiError.Invalid("logit_bias", $"logit_bias: '{ApiError.Shorten(one.Name)}' is no token id.")] =
+                one.Value.ValueKind == JsonValueKind.Number && one.Value.TryGetDouble(out double bias) && Math.Abs(bias) <= LargestBias ? bias : throw RequestBody.Wrong("logit_bias", $"numbers of -{LargestBias} to {LargestBias}", one.Value);
+        }
+
+        return biases.Count <= MostBiases ? biases : throw ApiError.Invalid("logit_bias", $"logit_bias has {biases.Count} entries. Expected at most {MostBiases}.");
+    }
 
     private static void RefuseContradictions(RequestBody body)
     {

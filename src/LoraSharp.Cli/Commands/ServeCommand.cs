@@ -52,7 +52,13 @@ internal static class ServeCommand
             // Everything that can be wrong without the model is told before it is loaded.
             IPAddress address = flags.Address(parsed);
             ServerOptions options = WithEnvironment(flags.Server(parsed, parsed.GetValue(model)!)).Validate();
-            if (named.FirstOrDefault(a => a.Name == options.ModelName).Name is { } taken)
+            IReadOnlyList<(string Name, string Path)> registered = [.. flags.Registered(parsed).ExceptBy(named.Select(a => a.Name), a => a.Name)];
+            if (flags.Pinned(parsed).Except(named.Concat(registered).Select(a => a.Name)).FirstOrDefault() is { } unknown)
+            {
+                throw new LoraSharpException($"--pin '{unknown}': there is no such adapter. Name it with --adapter or --register.");
+            }
+
+            if (named.Concat(registered).FirstOrDefault(a => a.Name == options.ModelName).Name is { } taken)
             {
                 throw new LoraSharpException($"--adapter: the name '{taken}' is the base model's. Give another one, or --served-model-name.");
             }
@@ -81,10 +87,21 @@ internal static class ServeCommand
                 _ = await engine.LoadAsync(adapter, path);
             }
 
+            foreach ((string adapter, string path) in registered)
+            {
+                await engine.RegisterAsync(adapter, path);
+            }
+
+            foreach (string adapter in flags.Pinned(parsed))
+            {
+                await engine.PinAsync(adapter);
+                _ = await engine.WarmAsync(adapter);
+            }
+
             var served = new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation);
             await using WebApplication app = LoraServer.Create(served, options, address, flags.Port(parsed), logging => flags.Log(parsed, logging));
             await app.StartAsync(cancellation);
-            Console.WriteLine($"Serving {options.ModelName}{(named.Length > 0 ? $" with {string.Join(", ", named.Select(a => a.Name))}" : "")} at {string.Join(" ", app.Urls)}");
+            Console.WriteLine($"Serving {options.ModelName}{(named.Length > 0 ? $" with {string.Join(", ", named.Select(a => a.Name))}" : "")}{(registered.Count > 0 ? $" and {registered.Count} more adapters" : "")} at {string.Join(" ", app.Urls)}");
             Tell(options, address);
             await app.WaitForShutdownAsync(cancellation);
             return 0;

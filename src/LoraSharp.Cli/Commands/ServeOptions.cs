@@ -29,6 +29,8 @@ internal sealed class ServeOptions
     private readonly Option<int> _length = new("--max-length") { Description = "Longest sequence; 0 for the model's own limit.", HelpName = "N" };
     private readonly Option<int> _answer = new("--default-max-tokens") { Description = "Length of a chat's answer when the request says nothing.", HelpName = "N", DefaultValueFactory = _ => Defaults.DefaultMaxTokens };
     private readonly Option<int> _loaded = new("--max-loaded-adapters") { Description = "Adapters kept in memory; the least recently used one makes room.", HelpName = "N", DefaultValueFactory = _ => EngineDefaults.MaxLoadedAdapters };
+    private readonly Option<string?> _register = new("--register") { Description = "Register every adapter folder right below this one under its name; each is read when it is first asked for.", HelpName = "DIR" };
+    private readonly Option<string[]> _pinned = new("--pin") { Description = "Adapters that stay in memory whatever else is asked for.", AllowMultipleArgumentsPerToken = true, HelpName = "NAME", DefaultValueFactory = _ => [] };
     private readonly Option<string[]> _folders = new("--adapter-folder") { Description = "Let adapters be loaded over HTTP from below this folder only; may be given several times.", HelpName = "DIR", DefaultValueFactory = _ => [] };
     private readonly Option<bool> _closed = new("--no-adapter-changes") { Description = "Let no adapter be loaded or unloaded over HTTP." };
     private readonly Option<string[]> _origins = new("--allow-origin") { Description = "Let pages of this web origin call the server (CORS); * for all; may be given several times.", HelpName = "ORIGIN", DefaultValueFactory = _ => [] };
@@ -44,7 +46,7 @@ internal sealed class ServeOptions
 
     public void AddTo(Command command)
     {
-        foreach (Option option in (Option[])[_port, _host, _name, _apiKeys, _adminKey, _keys, _batch, _queue, _memory, _cache, _step, _unshared, _fused, _length, _answer, _loaded, _folders, _closed, _origins, _request, _drain, _body, _level, _format, _run, _plain])
+        foreach (Option option in (Option[])[_port, _host, _name, _apiKeys, _adminKey, _keys, _batch, _queue, _memory, _cache, _step, _unshared, _fused, _length, _answer, _loaded, _register, _pinned, _folders, _closed, _origins, _request, _drain, _body, _level, _format, _run, _plain])
         {
             command.Add(option);
         }
@@ -59,6 +61,14 @@ internal sealed class ServeOptions
             : host == "localhost" ? IPAddress.Loopback
             : throw new LoraSharpException($"--host '{host}': expected an IP address such as 127.0.0.1 or 0.0.0.0.");
     }
+
+    /// <summary>Adapters that are known by name and not read yet.</summary>
+    public IReadOnlyList<(string Name, string Path)> Registered(ParseResult parsed) => parsed.GetValue(_register) is not { } folder ? []
+        : !Directory.Exists(folder) ? throw new LoraSharpException($"--register '{folder}': there is no such folder.")
+        : [.. Directory.GetDirectories(folder).Where(d => File.Exists(Path.Combine(d, "adapter_config.json"))).Order(StringComparer.Ordinal).Select(d => (Path.GetFileName(d), d))];
+
+    /// <summary>Adapters that stay in memory.</summary>
+    public IReadOnlyList<string> Pinned(ParseResult parsed) => parsed.GetValue(_pinned)!;
 
     public EngineLimits Limits(ParseResult parsed) => new()
     {

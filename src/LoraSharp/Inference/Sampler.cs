@@ -1,3 +1,4 @@
+using System.Collections.Immutable;
 using LoraSharp.Inference.Constraints;
 
 namespace LoraSharp.Inference;
@@ -6,7 +7,7 @@ namespace LoraSharp.Inference;
 /// Chooses the tokens of one sequence. It has random numbers of its own, so that a sequence comes out the same whatever
 /// else is generated beside it.
 /// </summary>
-/// <remarks>Order: constraint, penalties, temperature, top-k, top-p, min-p, as transformers applies them.</remarks>
+/// <remarks>Order: bias, constraint, penalties, temperature, top-k, top-p, min-p, as transformers applies them.</remarks>
 public sealed class Sampler
 {
     private readonly SamplingOptions _options;
@@ -97,6 +98,14 @@ public sealed class Sampler
         }
 
         logits.CopyTo(_logits);
+        foreach ((int token, double bias) in _options.LogitBias ?? ImmutableDictionary<int, double>.Empty)
+        {
+            if (token < _logits.Length)
+            {
+                _logits[token] += (float)bias;
+            }
+        }
+
         _constraint?.Apply(_logits);
         Penalize();
         return _options.Temperature == 0 ? ArgMax(_logits) : Draw();

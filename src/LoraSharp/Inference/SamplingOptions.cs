@@ -27,6 +27,9 @@ public sealed record SamplingOptions
     /// <summary>Taken off a token's logit once it was generated; 0 for none.</summary>
     public double PresencePenalty { get; init; }
 
+    /// <summary>Added to the logits of these token ids, before everything else; null or empty for none. Ids beyond the vocabulary are left alone.</summary>
+    public IReadOnlyDictionary<int, double>? LogitBias { get; init; }
+
     /// <summary>Seed of the random numbers: the same seed, options and logits give the same tokens.</summary>
     public long Seed { get; init; }
 
@@ -34,7 +37,7 @@ public sealed record SamplingOptions
     public TokenConstraint? Constraint { get; init; }
 
     /// <summary>Whether the choice is the largest logit and nothing else.</summary>
-    public bool IsGreedy => Temperature == 0 && RepetitionPenalty == 1 && FrequencyPenalty == 0 && PresencePenalty == 0 && Constraint is null;
+    public bool IsGreedy => Temperature == 0 && RepetitionPenalty == 1 && FrequencyPenalty == 0 && PresencePenalty == 0 && Constraint is null && (LogitBias is null or { Count: 0 });
 
     /// <summary>Fails with every value that is out of range.</summary>
     public SamplingOptions Validate()
@@ -47,6 +50,7 @@ public sealed record SamplingOptions
         Check(RepetitionPenalty > 0 && double.IsFinite(RepetitionPenalty), $"repetition_penalty {RepetitionPenalty}: expected above 0");
         Check(double.IsFinite(FrequencyPenalty), $"frequency_penalty {FrequencyPenalty}: expected a number");
         Check(double.IsFinite(PresencePenalty), $"presence_penalty {PresencePenalty}: expected a number");
+        Check(LogitBias?.All(b => b.Key >= 0 && double.IsFinite(b.Value)) != false, "logit_bias: expected token ids and numbers");
         return faults.Count == 0 ? this : throw new LoraSharpException($"Sampling options out of range:\n  {string.Join("\n  ", faults)}");
 
         void Check(bool fine, string fault)

@@ -57,7 +57,7 @@ internal sealed class EngineInbox
     }
 
     /// <summary>Why nothing more is done.</summary>
-    public static LoraSharpException Stopped() => new("The server is shutting down.");
+    public static LoraSharpException Stopped() => new EngineStoppedException();
 
     private void TryAdd(Action run, Action<Exception>? fail)
     {

@@ -387,7 +387,7 @@ public sealed partial class InferenceEngine : IDisposable
     {
         foreach (StepChunk chunk in pass)
         {
-            chunk.Sequence.Fail(new LoraSharpException($"The model failed: {error.Message}", error));
+            chunk.Sequence.Fail(new EngineFailureException(error));
         }
     }
 

@@ -113,3 +113,9 @@ public sealed class EngineBusyException(string message) : LoraSharpException(mes
 
 /// <summary>A request names a model or adapter that is not there.</summary>
 public sealed class UnknownAdapterException(string message) : LoraSharpException(message);
+
+/// <summary>The engine has stopped or stops: it takes and finishes nothing any more.</summary>
+public sealed class EngineStoppedException() : LoraSharpException("The server is shutting down.");
+
+/// <summary>The computation itself failed: a fault of the engine, not of the request.</summary>
+public sealed class EngineFailureException(Exception inner) : LoraSharpException($"The model failed: {inner?.Message}", inner);
