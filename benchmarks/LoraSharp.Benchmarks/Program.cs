@@ -17,10 +17,13 @@ switch (args.FirstOrDefault())
         DecodeBenchmark.Run(args[1]);
         return 0;
     case "nf4-memory":
-        QuantizedMemoryBenchmark.Run();
+        QuantizedMemoryBenchmark.Run(args.ElementAtOrDefault(1));
         return 0;
     case "nf4-layer":
         QuantizedLayerBenchmark.Run();
+        return 0;
+    case "quantized-rows":
+        QuantizedRowsBenchmark.Run();
         return 0;
     case "qlora-step" when args.Length == 2:
         QloraStepBenchmark.Run(args[1]);
@@ -50,7 +53,7 @@ switch (args.FirstOrDefault())
         return 0;
     default:
         Console.Error.WriteLine(
-            "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory | qlora-step FOLDER | quantized-decode FOLDER [GGUF ...] | gguf | train-cpu MODEL | sweep-cpu MODEL | decode MODEL | " +
+            "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory [FOLDER] | quantized-rows | qlora-step FOLDER | quantized-decode FOLDER [GGUF ...] | gguf | train-cpu MODEL | sweep-cpu MODEL | decode MODEL | " +
             "adapters MODEL | tokenizer FOLDER TEXT | constraints FOLDER | gpu-train check|1b|8b|0.5b|65b | gpu-decode check|1b|8b | serve-batch MODEL | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }

@@ -79,7 +79,7 @@ public static class CheckpointQuantizer
         }
 
         IReadOnlyList<LinearSpec> linears = LinearLayers(source, modelType);
-        Dictionary<LinearSpec, string> names = linears.Where(s => IsQuantized(s, options)).ToDictionary(s => s, s => StoredName(source, s.Name + ".weight"));
+        Dictionary<LinearSpec, string> names = QuantizedNames(source, linears, options);
         if (names.Count == 0)
         {
             throw new LoraSharpException($"{source.Location}: no linear layer is left to be quantised. Check the skipped modules.");
@@ -92,7 +92,9 @@ public static class CheckpointQuantizer
             var sums = new ErrorSums();
             foreach ((LinearSpec spec, string name) in names)
             {
-                QuantizeOne(source, spec, name, options, start, weights, starts, sums);
+                TensorData data = source.Tensors.Read(name);
+                QuantizeOne(data, spec, name, options, start, weights, starts, sums);
+                TensorBytes.ReleasePages(data);
                 progress?.Invoke(weights.Count, names.Count);
             }
 
@@ -120,6 +122,10 @@ public static class CheckpointQuantizer
         return [.. model.Linears.Select(l => l.Spec)];
     }
 
+    /// <summary>Those of the layers that are quantised, with their matrices' names in the checkpoint.</summary>
+    internal static Dictionary<LinearSpec, string> QuantizedNames(ModelSource source, IEnumerable<LinearSpec> linears, QuantizationOptions options) =>
+        linears.Where(s => IsQuantized(s, options)).ToDictionary(s => s, s => StoredName(source, s.Name + ".weight"));
+
     private static bool IsQuantized(LinearSpec spec, QuantizationOptions options) =>
         !spec.IsOutputHead && !spec.KeepPrecision && spec.TiedTo is null && !options.Skips(spec.Name);
 
@@ -140,11 +146,11 @@ public static class CheckpointQuantizer
         }
     }
 
-    private static void QuantizeOne(ModelSource source, LinearSpec spec, string name, QuantizationOptions options, LowRankStartOptions? start, Dictionary<string, FourBitWeight> weights, Dictionary<string, LowRankStart> starts, ErrorSums sums)
+    private static void QuantizeOne(TensorData data, LinearSpec spec, string name, QuantizationOptions options, LowRankStartOptions? start, Dictionary<string, FourBitWeight> weights, Dictionary<string, LowRankStart> starts, ErrorSums sums)
     {
         using var none = no_grad();
         using var scope = NewDisposeScope();
-        Tensor stored = TensorBytes.ToTensor(source.Tensors.Read(name), null, CPU);
+        Tensor stored = TensorBytes.ToTensor(data, null, CPU);
         Tensor matrix = spec.IsConv1D ? stored.t().contiguous() : stored;
         Tensor w = matrix.to(ScalarType.Float32);
         double square = Math.Pow(w.norm().item<float>(), 2);

@@ -21,7 +21,10 @@ public sealed record EngineOptions
     /// <summary>cpu, cuda, cuda:n, or auto for the first GPU there is.</summary>
     public string Device { get; init; } = "auto";
 
-    /// <summary>nf4 quantises the base to 4 bits while it loads, q8 to 8 (GGUF's Q8_0, for faster decoding); none leaves it as it is stored.</summary>
+    /// <summary>
+    /// nf4 or fp4 quantise the base to 4 bits while it loads (blocks of 64, doubly quantised), q8 to 8 (GGUF's Q8_0, for
+    /// faster decoding); none leaves it as it is stored, a GGUF file in its blocks.
+    /// </summary>
     public string Quantize { get; init; } = "none";
 
     /// <summary>How to quantise, instead of what <see cref="Quantize"/> stands for; null leaves it to that.</summary>
@@ -42,9 +45,9 @@ public sealed record EngineOptions
             faults.Add($"dtype '{DType}': expected float32 or bfloat16");
         }
 
-        if (Quantize is not ("nf4" or "q8" or "none"))
+        if (Quantize is not ("nf4" or "fp4" or "q8" or "none"))
         {
-            faults.Add($"quantize '{Quantize}': expected nf4, q8 or none");
+            faults.Add($"quantize '{Quantize}': expected nf4, fp4, q8 or none");
         }
 
         if (Device is not ("cpu" or "cuda" or "auto") && !(Device.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(Device.AsSpan(5), out int index) && index >= 0))

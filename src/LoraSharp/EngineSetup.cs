@@ -31,7 +31,12 @@ public static class EngineSetup
         {
             ModelSource source = Own(OpenModel(options.Model));
             // What a checkpoint holds in few bits, bitsandbytes' or GGUF's, stays as it is.
-            QuantizationOptions? quantization = options.Quantization ?? (options.Quantize == "nf4" ? new QuantizationOptions() : null);
+            QuantizationOptions? quantization = options.Quantization ?? (options.Quantize switch
+            {
+                "nf4" => new QuantizationOptions(),
+                "fp4" => new QuantizationOptions { Type = FourBitType.Fp4 },
+                _ => null,
+            });
             var dense = new DenseLinearFactory(options.TrainBase);
             ILinearFactory factory = options.TrainBase ? dense
                 : options.Quantize == "q8" ? Own(new GgufLinearFactory(Own(new Q8LinearFactory(dense))))

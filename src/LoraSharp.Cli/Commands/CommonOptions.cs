@@ -37,8 +37,8 @@ internal static class CommonOptions
     /// <summary>--quantize.</summary>
     public static Option<string> Quantize()
     {
-        var option = new Option<string>("--quantize") { Description = "Quantise the base while it loads: nf4, q8 (bytes, for faster decoding) or none. A checkpoint in 4 bits stays so.", HelpName = "TYPE", DefaultValueFactory = _ => "none" };
-        option.AcceptOnlyFromAmong("nf4", "q8", "none");
+        var option = new Option<string>("--quantize") { Description = "Quantise the base while it loads: nf4, fp4, q8 (bytes, for faster decoding) or none, which leaves it as it is stored: a 4-bit checkpoint and a GGUF file stay in their bits.", HelpName = "TYPE", DefaultValueFactory = _ => "none" };
+        option.AcceptOnlyFromAmong("nf4", "fp4", "q8", "none");
         return option;
     }
 

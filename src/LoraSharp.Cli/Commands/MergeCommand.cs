@@ -23,15 +23,17 @@ internal static class MergeCommand
         Option<bool> anyBase = CommonOptions.AnyBase();
         Option<string?> modelType = CommonOptions.ModelType();
         Option<string> device = CommonOptions.Device();
+        var quantize = new Option<string>("--quantize") { Description = "nf4 or fp4: round the base to 4 bits first, as QLoRA trained the adapter on it. The result is dense.", HelpName = "TYPE", DefaultValueFactory = _ => "none" };
+        quantize.AcceptOnlyFromAmong("nf4", "fp4", "none");
         Option<bool> json = CommonOptions.Json();
         var command = new Command("merge", "Merge adapters into their base: W' = W + (alpha/r)·B·A, as a plain checkpoint, and measure that it answers the same.\nExample: lora merge --model SmolLM2-135M --adapter runs/my-adapter --output merged")
         {
-            model, adapters, output, unmerge, dtype, probe, strict, anyBase, modelType, device, json,
+            model, adapters, output, unmerge, dtype, probe, strict, anyBase, modelType, device, quantize, json,
         };
         command.SetAction(parsed =>
         {
             (string Path, double Weight)[] named = [.. parsed.GetValue(adapters)!.Select(AdapterInputs.Weighted)];
-            using ModelSource source = AdapterInputs.Model(parsed.GetValue(model)!);
+            using ModelSource source = Base(parsed.GetValue(model)!, parsed.GetValue(quantize)!, parsed.GetValue(modelType));
             var opened = new List<MergedAdapter>();
             try
             {
@@ -46,15 +48,33 @@ internal static class MergeCommand
         return command;
     }
 
+    private static ModelSource Base(string name, string quantize, string? modelType)
+    {
+        ModelSource source = AdapterInputs.Model(name);
+        try
+        {
+            // What is in 4 bits already is what the adapter was trained on.
+            return quantize == "none" || source.Tensors is BitsAndBytesSource { FourBitCount: > 0 }
+                ? source
+                : FourBitRounding.Of(source, new QuantizationOptions { Type = quantize == "fp4" ? FourBitType.Fp4 : FourBitType.Nf4 }, modelType);
+        }
+        catch
+        {
+            source.Dispose();
+            throw;
+        }
+    }
+
     private sealed record Settings(string Output, bool Unmerge, string DType, int ProbeTokens, bool Strict, bool AnyBase, bool Json, string? ModelType, string Device);
 
     private static int Run(ModelSource source, IReadOnlyList<MergedAdapter> adapters, Settings settings)
     {
         ElementType? stored = settings.DType switch { "float32" => ElementType.F32, "bfloat16" => ElementType.BF16, "float16" => ElementType.F16, _ => null };
         MergeReport report = AdapterMerger.Merge(source, adapters, settings.Output, new MergeOptions { Unmerge = settings.Unmerge, StoredType = stored, AcceptOtherBases = settings.AnyBase });
-        if (source.Tensors is BitsAndBytesSource { FourBitCount: > 0 })
+        if (source.Tensors is FourBitRounding or BitsAndBytesSource { FourBitCount: > 0 })
         {
-            report = report with { Notes = [.. report.Notes, "The base was in 4 bits; the merged model no longer is. To have it in 4 bits again, with the loss measured: lora quantize --adapter."] };
+            string was = source.Tensors is FourBitRounding ? "rounded to 4 bits, as --quantize asks," : "in 4 bits";
+            report = report with { Notes = [.. report.Notes, $"The base was {was} and is merged dequantised: the merged model is no longer 4-bit. To have it in 4 bits again, with the loss measured: lora quantize --adapter."] };
         }
 
         MergeProbeReport? measured = null;

@@ -30,16 +30,16 @@ public sealed class FourBitCodebook
         Name = name;
         Values = values;
 
-        // Ranks: the codes in the order of their values. OrderBy is stable: of FP4's two zeros code 0 comes before code 8.
+        // Ranks: the codes in the order of their values. Of FP4's two zeros the reference only ever chooses code 0.
         byte[] codes = [.. Enumerable.Range(0, 16).OrderBy(c => values[c]).Select(c => (byte)c)];
+        CodeOfRank = [.. codes.Select(c => values[c] == 0 ? (byte)values.IndexOf(0f) : c)];
         float[] borders = new float[16];
         for (int i = 0; i < 15; i++)
         {
-            borders[i] = (values[codes[i]] + values[codes[i + 1]]) / 2;
+            borders[i] = Border(values[codes[i]], values[codes[i + 1]], CodeOfRank[i] <= CodeOfRank[i + 1]);
         }
 
         borders[15] = float.PositiveInfinity;
-        CodeOfRank = [.. codes];
         Borders = [.. borders];
     }
 
@@ -66,8 +66,8 @@ public sealed class FourBitCodebook
     public ImmutableArray<float> Values { get; }
 
     /// <summary>
-    /// Midpoints between neighbouring values, ascending; the 16th is infinite. A scaled weight has the rank "how many
-    /// borders are below it": one that lies on a border falls to the lower value.
+    /// The largest number that still belongs to the lower of two neighbouring values, ascending; the 16th is infinite. A
+    /// scaled weight has the rank "how many borders are below it".
     /// </summary>
     public ImmutableArray<float> Borders { get; }
 
@@ -79,4 +79,30 @@ public sealed class FourBitCodebook
 
     /// <summary>True for 32, 64, 128 … 4096.</summary>
     public static bool IsBlockSize(long size) => size is >= SmallestBlock and <= LargestBlock && long.IsPow2(size);
+
+    /// <summary>
+    /// bitsandbytes takes the code with the smallest |x − value| in single precision, the first one of equals. Where that
+    /// changes from one value to the next lies within a few units of the last place around their middle.
+    /// </summary>
+    private static float Border(float lower, float upper, bool isLowerFirst)
+    {
+        float border = (lower + upper) / 2;
+        for (int i = 0; i < 8; i++)
+        {
+            border = MathF.BitIncrement(border);
+        }
+
+        while (!IsLower(border))
+        {
+            border = MathF.BitDecrement(border);
+        }
+
+        return border;
+
+        bool IsLower(float x)
+        {
+            (float toLower, float toUpper) = (MathF.Abs(x - lower), MathF.Abs(x - upper));
+            return toLower < toUpper || (toLower == toUpper && isLowerFirst);
+        }
+    }
 }

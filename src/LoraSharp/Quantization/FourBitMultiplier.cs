@@ -123,26 +123,39 @@ internal static unsafe class FourBitMultiplier
             float* scratch = stackalloc float[Batch];
             float* sums = stackalloc float[4];
             int blocks = K / BlockSize;
-            for (long row = begin; row < end; row++)
+
+            // Scales of several short rows at a time: decoding them one row at a time costs as much as the row itself.
+            int group = Math.Max(1, Batch / blocks);
+            for (long row = begin; row < end; row += group)
             {
+                int rows = (int)Math.Min(group, end - row);
                 for (int first = 0; first < blocks; first += Batch)
                 {
                     int count = Math.Min(Batch, blocks - first);
-                    float* scales = Scales.Read((row * blocks) + first, count, scratch);
-                    byte* codes = Packed + (((row * K) + ((long)first * BlockSize)) / 2);
-                    float* x = X + ((long)first * BlockSize);
-                    for (int m = 0; m < M;)
+                    float* scales = Scales.Read((row * blocks) + first, rows * count, scratch);
+                    for (int i = 0; i < rows; i++)
                     {
-                        int rows = Rows(codes, scales, count, x + ((long)m * K), M - m, sums);
-                        for (int i = 0; i < rows; i++)
-                        {
-                            float* target = Y + ((long)(m + i) * F) + row;
-                            *target = first == 0 ? sums[i] : *target + sums[i];
-                        }
-
-                        m += rows;
+                        Row(row + i, first, count, scales + (i * count), sums);
                     }
                 }
+            }
+        }
+
+        /// <summary>A stretch of a row of W, which stays in the first cache, with all rows of X.</summary>
+        private readonly void Row(long row, int first, int count, float* scales, float* sums)
+        {
+            byte* codes = Packed + (((row * K) + ((long)first * BlockSize)) / 2);
+            float* x = X + ((long)first * BlockSize);
+            for (int m = 0; m < M;)
+            {
+                int rows = Rows(codes, scales, count, x + ((long)m * K), M - m, sums);
+                for (int i = 0; i < rows; i++)
+                {
+                    float* target = Y + ((long)(m + i) * F) + row;
+                    *target = first == 0 ? sums[i] : *target + sums[i];
+                }
+
+                m += rows;
             }
         }
 

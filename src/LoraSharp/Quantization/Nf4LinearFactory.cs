@@ -1,7 +1,6 @@
 using LoraSharp.Formats;
 using LoraSharp.Layers;
 using LoraSharp.Tensors;
-using LoraSharp.Tensors.Interop;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Quantization;
@@ -91,19 +90,11 @@ public sealed class Nf4LinearFactory : ILinearFactory, IDisposable
         // In the checkpoint's own type, from the map where it is one: the compute type plays no part.
         weights.Ignore(name);
         using var scope = NewDisposeScope();
-        TensorData stored = weights.Source.Read(name);
-        Tensor matrix = TensorBytes.ToTensor(stored, null, CPU);
-        FourBitWeight quantized = FourBitWeight.Quantize(spec.IsConv1D ? matrix.t() : matrix, name, options, weights.Device);
-        if (stored.IsMapped)
-        {
-            // Read once: what stays mapped would add up to the whole file, four times what it became.
-            unsafe
-            {
-                MappedPages.Release((nint)stored.MappedPointer, stored.Info.ByteCount);
-            }
-        }
-
-        return quantized;
+        TensorData data = weights.Source.Read(name);
+        Tensor matrix = TensorBytes.ToTensor(data, null, CPU);
+        FourBitWeight weight = FourBitWeight.Quantize(spec.IsConv1D ? matrix.t() : matrix, name, options, weights.Device);
+        TensorBytes.ReleasePages(data);
+        return weight;
     }
 
     private static FourBitWeight? Take(LinearSpec spec, FourBitTensors tensors, WeightReader weights)

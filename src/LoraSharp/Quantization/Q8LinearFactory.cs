@@ -33,8 +33,10 @@ public sealed class Q8LinearFactory(ILinearFactory inner) : ILinearFactory, IDis
         ScaledBlockWeight weight;
         using (NewDisposeScope())
         {
-            Tensor matrix = TensorBytes.ToTensor(weights.Source.Read(name), null, CPU);
+            TensorData data = weights.Source.Read(name);
+            Tensor matrix = TensorBytes.ToTensor(data, null, CPU);
             weight = ScaledBlockWeight.Quantize(transposed ? matrix.t() : matrix, name, GgufTensorType.Q8_0, weights.Device);
+            TensorBytes.ReleasePages(data);
         }
 
         return new QuantizedLinear(spec, weight, spec.HasBias ? weights.Read(spec.Name + ".bias", [spec.OutFeatures]).DetachFromDisposeScope() : null, _buffer);

@@ -14,7 +14,7 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
     where TCodes : struct, IBlockCodes
 {
     // Blocks whose scales are widened at a time.
-    private const int Batch = 128;
+    private const int Batch = 512;
 
     private const int Block = ScaledBlockWeight.BlockSize;
 
@@ -51,27 +51,39 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
         float* scales = stackalloc float[Batch];
         float* sums = stackalloc float[4];
         int blocks = K / Block;
-        for (long row = begin; row < end; row++)
+
+        // Scales of several short rows at a time: widening them one row at a time costs as much as the row itself.
+        int group = Math.Max(1, Batch / blocks);
+        for (long row = begin; row < end; row += group)
         {
+            int rows = (int)Math.Min(group, end - row);
             for (int first = 0; first < blocks; first += Batch)
             {
                 int count = Math.Min(Batch, blocks - first);
-                HalfConversion.HalfToSingle(Scales + (row * blocks) + first, scales, count);
-                byte* codes = Codes + (((row * blocks) + first) * TCodes.Bytes);
-                float* x = _x + ((long)first * Block);
-                for (int m = 0; m < _m;)
+                HalfConversion.HalfToSingle(Scales + (row * blocks) + first, scales, (long)rows * count);
+                for (int i = 0; i < rows; i++)
                 {
-                    // The row of W stays in the first cache for all rows of x.
-                    int rows = Rows(codes, scales, count, x + ((long)m * K), _m - m, sums);
-                    for (int i = 0; i < rows; i++)
-                    {
-                        float* target = _y + ((long)(m + i) * F) + row;
-                        *target = first == 0 ? sums[i] : *target + sums[i];
-                    }
-
-                    m += rows;
+                    Row(row + i, first, count, scales + (i * count), sums);
                 }
             }
+        }
+    }
+
+    /// <summary>A stretch of a row of W, which stays in the first cache, with all rows of x.</summary>
+    private readonly void Row(long row, int first, int count, float* scales, float* sums)
+    {
+        byte* codes = Codes + (((row * (K / Block)) + first) * TCodes.Bytes);
+        float* x = _x + ((long)first * Block);
+        for (int m = 0; m < _m;)
+        {
+            int rows = Rows(codes, scales, count, x + ((long)m * K), _m - m, sums);
+            for (int i = 0; i < rows; i++)
+            {
+                float* target = _y + ((long)(m + i) * F) + row;
+                *target = first == 0 ? sums[i] : *target + sums[i];
+            }
+
+            m += rows;
         }
     }
 

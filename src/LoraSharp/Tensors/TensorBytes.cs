@@ -67,12 +67,20 @@ public static unsafe class TensorBytes
         using (stored)
         {
             Tensor converted = stored.to(target, device);
-            if (data.IsMapped)
-            {
-                Interop.MappedPages.Release((nint)data.MappedPointer, data.Info.ByteCount);
-            }
-
+            ReleasePages(data);
             return converted;
+        }
+    }
+
+    /// <summary>
+    /// Gives the memory of mapped bytes back that will hardly be read again; they come back from the file if they are.
+    /// Does nothing to an owned buffer.
+    /// </summary>
+    public static void ReleasePages(TensorData data)
+    {
+        if (data.IsMapped)
+        {
+            Interop.MappedPages.Release((nint)data.MappedPointer, data.Info.ByteCount);
         }
     }
 

@@ -11,6 +11,7 @@ using LoraSharp.Formats.Tokenization;
 using LoraSharp.Inference;
 using LoraSharp.Layers;
 using LoraSharp.Models;
+using LoraSharp.Quantization;
 using LoraSharp.Tensors;
 using static TorchSharp.torch;
 
@@ -98,6 +99,47 @@ public sealed class LlamaCppTests : IDisposable
         }
     }
 
+    /// <summary>
+    /// Block types, ours computed from the blocks with activations in full precision; llama.cpp rounds these to 8 bits
+    /// before each product, so that texts part where two tokens are about as likely. Hence probabilities along one text.
+    /// </summary>
+    [Theory]
+    [InlineData(GgufTensorType.Q8_0)]
+    [InlineData(GgufTensorType.Q6_K)]
+    [InlineData(GgufTensorType.Q5_1)]
+    [InlineData(GgufTensorType.Q5_0)]
+    [InlineData(GgufTensorType.Q4_K)]
+    [InlineData(GgufTensorType.Q4_1)]
+    [InlineData(GgufTensorType.Q4_0)]
+    public void A_quantised_export_expects_the_same(GgufTensorType type)
+    {
+        LlamaCpp llama = LlamaCpp.OrSkip();
+        string folder = Path.Combine(Fixtures.Root(), "src", "LoraSharp.Cli", "assets", "tiny-base");
+        string file = Path.Combine(_folder, "m.gguf");
+        using (ModelSource dense = ModelSource.OpenFolder(folder))
+        {
+            GgufModelWriter.Write(file, dense.Tensors, dense.Config, GgufTokenizerFiles.Of(dense), new GgufExportOptions { Type = type, Name = "tiny-base" });
+        }
+
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        using ModelSource source = GgufCheckpoint.OpenModel(file);
+        using var factory = new GgufLinearFactory(new DenseLinearFactory());
+        using CausalLanguageModel model = ModelLoader.Load(source, factory, ScalarType.Float32, CPU);
+        long[] ids = [.. TokenizerLoader.FromFolder(folder).Encode("Once upon a time there was a little girl who lived in a house near the woods, and every day she went to see her grandmother.").Select(i => (long)i)];
+        JsonNode result = llama.Run("probabilities.mjs", new { model = file, ids });
+        using var attention = new PaddedAttention();
+        Tensor ours = nn.functional.softmax(model.Forward(tensor(ids).unsqueeze(0), arange(ids.Length).unsqueeze(0), attention)[0], 1);
+        int[] best = Ids(result["best"]);
+        double[] away = [.. best.Select((id, i) => Math.Abs(ours[i, id].item<float>() - (double)result["probability"]![i]!))];
+        Tensor chosen = ours.argmax(1);
+        int same = best.Where((id, i) => chosen[i].item<long>() == id).Count();
+        TestContext.Current.TestOutputHelper?.WriteLine(FormattableString.Invariant($"{type}: {same} of {ids.Length} top tokens are the same; probabilities differ by {away.Average():F5} on average, {away.Max():F5} at most"));
+        Assert.InRange(away.Average(), 0, 0.005);
+        Assert.InRange(away.Max(), 0, 0.05);
+        Assert.True(same >= 0.9 * ids.Length, $"{same} of {ids.Length} top tokens are the same");
+    }
+
     [Fact]
     public void The_adapter_file_does_in_llama_cpp_what_the_adapter_does_here()
     {
@@ -163,13 +205,15 @@ public sealed class LlamaCppTests : IDisposable
             return new LlamaCpp(folder);
         }
 
-        public JsonNode Generate(object request)
+        public JsonNode Generate(object request) => Run("generate.mjs", request);
+
+        public JsonNode Run(string name, object request)
         {
             // The script is run from where its package is, which is where Node.js looks for it.
-            string script = Path.Combine(folder, "generate.mjs");
+            string script = Path.Combine(folder, name);
             if (!File.Exists(script))
             {
-                File.Copy(Path.Combine(Fixtures.Root(), "tests", "llama-cpp", "generate.mjs"), script);
+                File.Copy(Path.Combine(Fixtures.Root(), "tests", "llama-cpp", name), script);
             }
 
             var start = new ProcessStartInfo("node") { RedirectStandardOutput = true, RedirectStandardError = true };

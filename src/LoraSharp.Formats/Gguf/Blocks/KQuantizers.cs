@@ -30,10 +30,11 @@ internal static class KQuantizers
         // The scale of largest magnitude becomes −128, which uses the whole range of a signed byte.
         float d = (float)(Half)(extreme / -128);
         LegacyQuantizers.WriteHalf(block[208..], d);
+        float inverse = -128 / extreme;
         Span<byte> codes = stackalloc byte[256];
         for (int group = 0; group < 16; group++)
         {
-            int scale = d == 0 ? 0 : Math.Clamp((int)MathF.Round(scales[group] / d), -128, 127);
+            int scale = Math.Clamp((int)MathF.Round(inverse * scales[group]), -128, 127);
             block[192 + group] = (byte)(sbyte)scale;
             float step = d * scale;
             for (int j = group * Group6; j < (group + 1) * Group6; j++)
@@ -66,14 +67,17 @@ internal static class KQuantizers
             largestMinimum = MathF.Max(largestMinimum, minima[group]);
         }
 
+        // Scales are rounded before d is: the other way round other bytes come out than ggml's.
+        float inverseScale = largestScale > 0 ? 63 / largestScale : 0;
+        float inverseMinimum = largestMinimum > 0 ? 63 / largestMinimum : 0;
         float d = (float)(Half)(largestScale / 63);
         float dmin = (float)(Half)(largestMinimum / 63);
         LegacyQuantizers.WriteHalf(block, d);
         LegacyQuantizers.WriteHalf(block[2..], dmin);
         for (int group = 0; group < 8; group++)
         {
-            int scale = d == 0 ? 0 : Math.Clamp((int)MathF.Round(scales[group] / d), 0, 63);
-            int minimum = dmin == 0 ? 0 : Math.Clamp((int)MathF.Round(minima[group] / dmin), 0, 63);
+            int scale = Math.Clamp((int)MathF.Round(inverseScale * scales[group]), 0, 63);
+            int minimum = Math.Clamp((int)MathF.Round(inverseMinimum * minima[group]), 0, 63);
             Pack(block.Slice(4, 12), group, scale, minimum);
             float step = d * scale;
             float offset = dmin * minimum;
@@ -101,7 +105,7 @@ internal static class KQuantizers
 
         float best = 0;
         float bestGain = -1;
-        for (int step = -9; step <= 9; step++)
+        foreach (int step in (ReadOnlySpan<int>)[0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9])
         {
             float inverse = -(levels + (0.1f * step)) / extreme;
             float xq = 0;
@@ -125,7 +129,10 @@ internal static class KQuantizers
         return best;
     }
 
-    /// <summary>Scale and minimum (both ≥ 0) that make s·q − m, q in 0 … levels, closest to x.</summary>
+    /// <summary>
+    /// Scale and minimum (both ≥ 0) that make s·q − m, q in 0 … levels, closest to x, large weights counting more. Each
+    /// round of the search takes its codes from the best minimum found so far.
+    /// </summary>
     private static (float Scale, float Minimum) AffineScale(ReadOnlySpan<float> x, int levels)
     {
         float low = 0;
@@ -144,59 +151,69 @@ internal static class KQuantizers
         }
 
         float mean = MathF.Sqrt(squares / x.Length);
-        float bestScale = (high - low) / levels;
-        float bestLow = low;
-        float bestError = float.MaxValue;
-        for (int step = -1; step <= 20; step++)
+        float scale = (high - low) / levels;
+        float best = Error(x, mean, levels / (high - low), levels, low, scale, low);
+        for (int step = 0; step <= 20; step++)
         {
-            // The first try is the plain one, the others are between one level less and one more.
-            float inverse = (step < 0 ? levels : levels - 1 + (0.1f * step)) / (high - low);
-            float w = 0;
-            float wx = 0;
-            float wq = 0;
-            float wqq = 0;
-            float wxq = 0;
-            foreach (float value in x)
-            {
-                float q = Math.Clamp(MathF.Round(inverse * (value - low)), 0, levels);
-                float weight = mean + MathF.Abs(value);
-                w += weight;
-                wx += weight * value;
-                wq += weight * q;
-                wqq += weight * q * q;
-                wxq += weight * value * q;
-            }
-
-            float determinant = (w * wqq) - (wq * wq);
-            if (determinant <= 0)
+            // From one level less to one more.
+            float inverse = (levels - 1 + (0.1f * step)) / (high - low);
+            if (Fit(x, mean, inverse, levels, low) is not { } found)
             {
                 continue;
             }
 
-            float scale = ((w * wxq) - (wx * wq)) / determinant;
-            float minimum = ((wqq * wx) - (wq * wxq)) / determinant;
-            if (minimum > 0)
+            float error = Error(x, mean, inverse, levels, low, found.Scale, found.Low);
+            if (error < best)
             {
-                // A minimum above zero cannot be stored.
-                minimum = 0;
-                scale = wxq / wqq;
-            }
-
-            float error = 0;
-            foreach (float value in x)
-            {
-                float q = Math.Clamp(MathF.Round(inverse * (value - low)), 0, levels);
-                float difference = (scale * q) + minimum - value;
-                error += (mean + MathF.Abs(value)) * difference * difference;
-            }
-
-            if (error < bestError && scale > 0)
-            {
-                (bestError, bestScale, bestLow) = (error, scale, minimum);
+                (best, scale, low) = (error, found.Scale, found.Low);
             }
         }
 
-        return (bestScale, -bestLow);
+        return (scale, -low);
+    }
+
+    /// <summary>Scale and lowest value that suit the codes best, by weighted least squares; null where all codes are equal.</summary>
+    private static (float Scale, float Low)? Fit(ReadOnlySpan<float> x, float mean, float inverse, int levels, float low)
+    {
+        float w = 0;
+        float wx = 0;
+        float wq = 0;
+        float wqq = 0;
+        float wxq = 0;
+        foreach (float value in x)
+        {
+            float q = Math.Clamp(MathF.Round(inverse * (value - low)), 0, levels);
+            float weight = mean + MathF.Abs(value);
+            w += weight;
+            wx += weight * value;
+            wq += weight * q;
+            wqq += weight * q * q;
+            wxq += weight * value * q;
+        }
+
+        float determinant = (w * wqq) - (wq * wq);
+        if (determinant <= 0)
+        {
+            return null;
+        }
+
+        float lowest = ((wqq * wx) - (wq * wxq)) / determinant;
+
+        // One above zero cannot be stored.
+        return lowest > 0 ? (wxq / wqq, 0) : (((w * wxq) - (wx * wq)) / determinant, lowest);
+    }
+
+    private static float Error(ReadOnlySpan<float> x, float mean, float inverse, int levels, float low, float scale, float lowest)
+    {
+        float error = 0;
+        foreach (float value in x)
+        {
+            float q = Math.Clamp(MathF.Round(inverse * (value - low)), 0, levels);
+            float difference = (scale * q) + lowest - value;
+            error += (mean + MathF.Abs(value)) * difference * difference;
+        }
+
+        return error;
     }
 
     private static void Pack(Span<byte> packed, int group, int scale, int minimum)
