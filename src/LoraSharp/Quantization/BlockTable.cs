@@ -16,7 +16,8 @@ internal static unsafe class BlockTable
     private const float SmallestNormalHalf = 6.103515625e-5f;
     private const float HalfSpacing = 0.75f;
 
-    /// <summary>Computes the table.</summary>
+    /// <summary>Computes the table. Inlined: a call in the kernels' loops would spill every register of theirs.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> Make(Vector512<float> codebook, float scale, ElementType rounding)
     {
         Vector512<float> values = codebook * Vector512.Create(scale);
@@ -34,6 +35,7 @@ internal static unsafe class BlockTable
     }
 
     /// <summary>Computes half of the table.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> Make(Vector256<float> codebook, float scale, ElementType rounding)
     {
         Vector256<float> values = codebook * Vector256.Create(scale);
@@ -75,6 +77,7 @@ internal static unsafe class BlockTable
         return Vector128.Narrow(bits.GetLower(), bits.GetUpper());
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<float> Round(Vector512<float> values, ElementType rounding)
     {
         if (rounding == ElementType.BF16)
@@ -86,6 +89,7 @@ internal static unsafe class BlockTable
         return Vector512.Create(Round(values.GetLower(), rounding), Round(values.GetUpper(), rounding));
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<float> Round(Vector256<float> values, ElementType rounding)
     {
         if (rounding == ElementType.BF16)
