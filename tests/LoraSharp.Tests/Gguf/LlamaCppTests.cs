@@ -135,8 +135,10 @@ public sealed class LlamaCppTests : IDisposable
         Tensor chosen = ours.argmax(1);
         int same = best.Where((id, i) => chosen[i].item<long>() == id).Count();
         TestContext.Current.TestOutputHelper?.WriteLine(FormattableString.Invariant($"{type}: {same} of {ids.Length} top tokens are the same; probabilities differ by {away.Average():F5} on average, {away.Max():F5} at most"));
-        Assert.InRange(away.Average(), 0, 0.005);
-        Assert.InRange(away.Max(), 0, 0.05);
+
+        // Measured: 0.004 to 0.013 on average, 0.045 at most (docs/benchmarks/gguf.md); rows or codes in a wrong order give tenths.
+        Assert.InRange(away.Average(), 0, 0.02);
+        Assert.InRange(away.Max(), 0, 0.08);
         Assert.True(same >= 0.9 * ids.Length, $"{same} of {ids.Length} top tokens are the same");
     }
 
