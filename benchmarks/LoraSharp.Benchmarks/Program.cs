@@ -44,6 +44,8 @@ switch (args.FirstOrDefault())
         return ConstraintBenchmark.Run(args[1]);
     case "serve-batch":
         return ServeBatch.Create().Parse(args[1..]).Invoke();
+    case "serve-throughput" when args.Length > 1:
+        return await LoraSharp.Benchmarks.Serving.ServeThroughput.RunAsync(args[1..]);
     case "serve-load":
         return ServeLoad.Create().Parse(args[1..]).Invoke();
     case "serve-endurance":
@@ -54,6 +56,6 @@ switch (args.FirstOrDefault())
     default:
         Console.Error.WriteLine(
             "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory [FOLDER] | quantized-rows | qlora-step FOLDER | quantized-decode FOLDER [GGUF ...] | gguf | train-cpu MODEL | sweep-cpu MODEL | decode MODEL | " +
-            "adapters MODEL | tokenizer FOLDER TEXT | constraints FOLDER | gpu-train check|1b|8b|0.5b|65b | gpu-decode check|1b|8b | serve-batch MODEL | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
+            "adapters MODEL | tokenizer FOLDER TEXT | constraints FOLDER | gpu-train check|1b|8b|0.5b|65b | gpu-decode check|1b|8b | serve-batch MODEL | serve-throughput MODEL [DTYPE [RANK]] | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }

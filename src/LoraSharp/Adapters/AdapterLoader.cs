@@ -178,7 +178,9 @@ internal sealed class AdapterLoader(AdapterSet set)
         }
 
         bool transposed = ReferenceEquals(expected, stored) && isLinear && linear!.Spec.IsConv1D;
-        Tensor owned = (transposed ? tensor.t().contiguous() : tensor).DetachFromDisposeScope();
+        // Frozen, B lies as its transpose, which is what multiplying a few rows with it reads.
+        bool isFrozenB = part.Part == AdapterPart.LoraB && !_trainable;
+        Tensor owned = (transposed ? tensor.t().contiguous() : isFrozenB ? tensor.t().contiguous().t() : tensor).DetachFromDisposeScope();
         AdapterModule module = adapter.Module(part.Module, isEmbedding);
         module.IsConv1D = isLinear && linear!.Spec.IsConv1D;
         switch (part.Part)

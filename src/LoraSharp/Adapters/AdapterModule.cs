@@ -1,5 +1,8 @@
 using LoraSharp.Formats.Peft;
+using LoraSharp.Kernels.Cpu;
 using LoraSharp.Layers;
+using LoraSharp.Tensors.Interop;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Adapters;
@@ -10,6 +13,9 @@ namespace LoraSharp.Adapters;
 /// </summary>
 public sealed class AdapterModule : IDisposable
 {
+    private LowRankKernel.Factors? _kernelFactors;
+    private bool _kernelFactorsKnown;
+
     /// <summary>Creates an empty module.</summary>
     internal AdapterModule(string name, bool isEmbedding)
     {
@@ -91,6 +97,26 @@ public sealed class AdapterModule : IDisposable
 
     /// <summary>magnitude / ‖W + ΔW‖ [f] of a frozen DoRA module, computed once.</summary>
     internal Tensor? FrozenDoraScale { get; set; }
+
+    /// <summary>
+    /// Where frozen factors lie, for the kernel that adds them to rows of a batch; null where there is more to a module
+    /// than A and B, or they are laid out otherwise than <see cref="AdapterLoader"/> does.
+    /// </summary>
+    internal LowRankKernel.Factors? KernelFactors
+    {
+        get
+        {
+            if (!_kernelFactorsKnown)
+            {
+                _kernelFactorsKnown = true;
+                bool fits = this is { IsEmbedding: false, A: { requires_grad: false, dtype: ScalarType.Float32, device_type: DeviceType.CPU }, B.dtype: ScalarType.Float32, Magnitude: null, Weight: null, Bias: null, BBias: null, TokenRows: null, AnchorA: null }
+                    && A.is_contiguous() && B.stride(0) == 1 && B.stride(1) == B.shape[0];
+                _kernelFactors = fits ? new(AtenTensor.DataPointer(A!), AtenTensor.DataPointer(B!), Rank, (float)Scaling) : null;
+            }
+
+            return _kernelFactors;
+        }
+    }
 
     /// <summary>The trained tensors with PEFT's keys, in the order of the keys.</summary>
     public IEnumerable<(string Key, AdapterPart Part, Tensor Value)> Parts

@@ -20,6 +20,7 @@ public sealed class AdapterSelection
     {
         All = all;
         Segments = segments;
+        Adapters = segments is null ? [.. all.Select(a => a.Adapter)] : [.. segments.Select(s => s.Adapter).OfType<LoraAdapter>().Distinct()];
     }
 
     /// <summary>The base alone.</summary>
@@ -68,5 +69,6 @@ public sealed class AdapterSelection
         };
     }
 
-    internal IEnumerable<LoraAdapter> Adapters => Segments is null ? All.Select(a => a.Adapter) : Segments.Select(s => s.Adapter).OfType<LoraAdapter>().Distinct();
+    /// <summary>Each adapter once.</summary>
+    internal IReadOnlyList<LoraAdapter> Adapters { get; }
 }

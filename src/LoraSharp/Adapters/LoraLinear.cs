@@ -1,3 +1,4 @@
+using LoraSharp.Kernels.Cpu;
 using LoraSharp.Layers;
 using static TorchSharp.torch;
 
@@ -46,7 +47,18 @@ public sealed class LoraLinear : LinearLayer
             return _inner.Forward(x);
         }
 
+        if (CpuKernels.Take(x) && x.is_contiguous())
+        {
+            return ByKernel(selection, x);
+        }
+
         using var scope = NewDisposeScope();
+        return Composed(selection, x).MoveToOuterDisposeScope();
+    }
+
+    // By libtorch's operators: with gradients, on a GPU, and the reference of the kernel.
+    private Tensor Composed(AdapterSelection selection, Tensor x)
+    {
         long[] shape = x.shape;
         Tensor rows = shape.Length == 2 ? x : x.reshape(-1, Spec.InFeatures);
         Tensor y = selection.Segments is { } segments ? Routed(segments, rows) : Mixed(selection.All, rows);
@@ -56,7 +68,77 @@ public sealed class LoraLinear : LinearLayer
             y = y.view(shape);
         }
 
+        return y;
+    }
+
+    // One call for all rows with plain factors, whoever's they are; what is more than that row by row.
+    private Tensor ByKernel(AdapterSelection selection, Tensor x)
+    {
+        long rows = x.NumberOfElements / Spec.InFeatures;
+        IReadOnlyList<RowSegment> segments = selection.Segments ?? (selection.All is [{ Weight: 1 } only] ? [new RowSegment(rows, only.Adapter)] : []);
+        var plain = new LowRankKernel.Segment[segments.Count];
+        int count = 0, others = 0;
+        long start = 0;
+        foreach ((long length, LoraAdapter? adapter) in segments)
+        {
+            if (adapter is not null && adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module))
+            {
+                if (module.KernelFactors is { } factors)
+                {
+                    plain[count++] = new(start, length, factors);
+                }
+                else
+                {
+                    others++;
+                }
+            }
+
+            start += length;
+        }
+
+        using var scope = NewDisposeScope();
+        if (count == 0)
+        {
+            return Composed(selection, x).MoveToOuterDisposeScope();
+        }
+
+        RequireAll(start, rows);
+        Tensor y = _inner.Forward(x);
+        if (y.dtype != x.dtype || !y.is_contiguous())
+        {
+            return Composed(selection, x).MoveToOuterDisposeScope();
+        }
+
+        LowRankKernel.Add(x, y, Spec.InFeatures, Spec.OutFeatures, plain.AsSpan(0, count));
+        if (others > 0)
+        {
+            AddOthers(segments, x.view(-1, Spec.InFeatures), y.view(-1, Spec.OutFeatures));
+        }
+
         return y.MoveToOuterDisposeScope();
+    }
+
+    private void AddOthers(IReadOnlyList<RowSegment> segments, Tensor rows, Tensor y)
+    {
+        long start = 0;
+        foreach ((long count, LoraAdapter? adapter) in segments)
+        {
+            if (adapter is not null && adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module) && module.KernelFactors is null)
+            {
+                Tensor piece = y.narrow(0, start, count);
+                piece.copy_(Adapted(adapter, module, rows.narrow(0, start, count), piece.clone()));
+            }
+
+            start += count;
+        }
+    }
+
+    private void RequireAll(long covered, long rows)
+    {
+        if (covered != rows)
+        {
+            throw new InvalidOperationException($"{Spec.Name}: the routing covers {covered} rows, the batch has {rows}.");
+        }
     }
 
     /// <summary>
@@ -119,12 +201,7 @@ public sealed class LoraLinear : LinearLayer
     // The base product once, then each adapter on its own rows.
     private Tensor Routed(IReadOnlyList<RowSegment> segments, Tensor rows)
     {
-        long expected = segments.Sum(s => s.Rows);
-        if (expected != rows.shape[0])
-        {
-            throw new InvalidOperationException($"{Spec.Name}: the routing covers {expected} rows, the batch has {rows.shape[0]}.");
-        }
-
+        RequireAll(segments.Sum(s => s.Rows), rows.shape[0]);
         Tensor y = _inner.Forward(rows);
         var pieces = new List<Tensor>();
         bool inPlace = !is_grad_enabled();

@@ -6,15 +6,15 @@ using static TorchSharp.torch;
 namespace LoraSharp.Kernels.Cpu;
 
 /// <summary>
-/// Attention of one new token of each of several sequences over keys and values in blocks. A row is computed by itself,
+/// Attention of new tokens, of as many sequences as one likes, over keys and values in blocks. A row is one token, and computed by itself,
 /// in an order that depends on nothing but its own length: what else is in the batch does not change a bit of it.
 /// </summary>
 internal static unsafe class PagedAttentionKernel
 {
-    /// <summary>One sequence.</summary>
-    /// <param name="Place">Its token's place among the queries.</param>
-    /// <param name="Table">Where its block table begins in the joined tables.</param>
-    /// <param name="Length">Tokens it holds, the new one included.</param>
+    /// <summary>One new token.</summary>
+    /// <param name="Place">Its place among the queries.</param>
+    /// <param name="Table">Where its sequence's block table begins in the joined tables.</param>
+    /// <param name="Length">Tokens up to and with it.</param>
     public readonly record struct Row(int Place, int Table, int Length);
 
     /// <summary>Writes the rows' places of <paramref name="y"/> and leaves the others.</summary>
@@ -22,8 +22,8 @@ internal static unsafe class PagedAttentionKernel
     /// <param name="keys">[slots, hk, e], contiguous.</param>
     /// <param name="values">[slots, hk, ev], contiguous.</param>
     /// <param name="y">[n, h, ev], contiguous.</param>
-    /// <param name="rows">The sequences.</param>
-    /// <param name="tables">Their block tables, one after the other.</param>
+    /// <param name="rows">The tokens.</param>
+    /// <param name="tables">The block tables, one after the other.</param>
     /// <param name="blockSize">Tokens a block.</param>
     /// <param name="window">How many of the last tokens are seen; 0 for all.</param>
     /// <param name="settings">Scale and cap.</param>

@@ -7,7 +7,8 @@ namespace LoraSharp.Kernels.Cpu;
 /// <summary>silu(gate) · up in one pass.</summary>
 internal static unsafe class SiluProductKernel
 {
-    private const long Grain = 1 << 13;
+    // Ranges are of whole vectors: where an element's neighbours are computed must not decide how it is.
+    private const long Grain = 1 << 9;
 
     /// <summary>Two contiguous tensors of one shape and type → a new one.</summary>
     public static Tensor Forward(Tensor gate, Tensor up)
@@ -16,13 +17,13 @@ internal static unsafe class SiluProductKernel
         void* g = (void*)AtenTensor.DataPointer(gate), u = (void*)AtenTensor.DataPointer(up), output = (void*)AtenTensor.DataPointer(y);
         if (gate.dtype == ScalarType.Float32)
         {
-            var work = new Work<Single32> { Gate = g, Up = u, Y = output };
-            ParallelRange.For(0, gate.NumberOfElements, Grain, ref work);
+            var work = new Work<Single32> { Gate = g, Up = u, Y = output, Count = gate.NumberOfElements };
+            ParallelRange.For(0, (gate.NumberOfElements + 15) / 16, Grain, ref work);
         }
         else
         {
-            var work = new Work<Brain16> { Gate = g, Up = u, Y = output };
-            ParallelRange.For(0, gate.NumberOfElements, Grain, ref work);
+            var work = new Work<Brain16> { Gate = g, Up = u, Y = output, Count = gate.NumberOfElements };
+            ParallelRange.For(0, (gate.NumberOfElements + 15) / 16, Grain, ref work);
         }
 
         return y;
@@ -34,10 +35,12 @@ internal static unsafe class SiluProductKernel
         public void* Gate;
         public void* Up;
         public void* Y;
+        public long Count;
 
         public readonly void Run(long begin, long end)
         {
-            long i = begin;
+            long i = begin * 16;
+            end = Math.Min(end * 16, Count);
             for (; i + 16 <= end; i += 16)
             {
                 Vector512<float> g = T.Load(Gate, i);

@@ -7,8 +7,8 @@ namespace LoraSharp.Serving.Cache;
 
 /// <summary>
 /// Attention of one step: pieces of several sequences lie one after the other in a single row of n tokens, and each
-/// attends to its own blocks. Whoever has one new token goes through the decoding kernel, longer pieces through
-/// libtorch's operators over keys and values gathered from their blocks.
+/// attends to its own blocks. On the CPU a kernel reads the blocks where they are, token by token, so that it makes no
+/// difference how a prompt was cut; elsewhere libtorch's operators work on keys and values gathered from the blocks.
 /// </summary>
 internal sealed class PagedAttention : AttentionContext, IDisposable
 {
@@ -38,16 +38,13 @@ internal sealed class PagedAttention : AttentionContext, IDisposable
         foreach (StepChunk chunk in chunks)
         {
             ReadOnlySpan<int> table = chunk.Sequence.Blocks.Table;
-            if (chunk.Count == 1)
-            {
-                rows.Add(new(slots.Count, tables.Count, chunk.Start + 1));
-                tables.AddRange(table);
-            }
-
             for (int t = chunk.Start; t < chunk.Start + chunk.Count; t++)
             {
+                rows.Add(new(slots.Count, tables.Count, t + 1));
                 slots.Add(Slot(table, t));
             }
+
+            tables.AddRange(table);
         }
 
         _tables = [.. tables];
@@ -63,30 +60,27 @@ internal sealed class PagedAttention : AttentionContext, IDisposable
         _cache.Store(layer, _slots, key, value);
         long h = query.shape[1], n = query.shape[2], ev = value.shape[3];
         bool kernel = !_plain && CpuKernels.Take(query) && query.dtype == key.dtype && query.stride(3) == 1 && spec.Sinks?.dtype is null or ScalarType.Float32 or ScalarType.BFloat16;
-        if (_chunks.Count == 1 && !(kernel && _rows.Length > 0))
+        if (_chunks.Count == 1 && !kernel)
         {
             return Chunk(0, layer, query, key, value, spec).MoveToOuterDisposeScope();
         }
 
         // [n, h, ev]: the output projection reads it so, without a copy.
         Tensor y = empty([n, h, ev], query.dtype, query.device);
-        if (kernel && _rows.Length > 0)
+        if (kernel)
         {
             var settings = new DecodeAttention.Settings((float)spec.Scale, (float)(spec.SoftCap ?? 0));
             PagedAttentionKernel.Attend(query, _cache.Keys(layer), _cache.Values(layer), y, _rows, _tables, _cache.BlockSize, spec.Window ?? 0, settings, spec.Sinks?.to(query.dtype));
+            return y.unsqueeze(0).transpose(1, 2).MoveToOuterDisposeScope();
         }
 
         long at = 0;
         for (int i = 0; i < _chunks.Count; i++)
         {
+            using var one = NewDisposeScope();
             int count = _chunks[i].Count;
-            if (!kernel || count > 1)
-            {
-                using var one = NewDisposeScope();
-                Tensor mixed = Chunk(i, layer, query.narrow(2, at, count), key.narrow(2, at, count), value.narrow(2, at, count), spec);
-                y.narrow(0, at, count).copy_(mixed.squeeze(0).transpose(0, 1));
-            }
-
+            Tensor mixed = Chunk(i, layer, query.narrow(2, at, count), key.narrow(2, at, count), value.narrow(2, at, count), spec);
+            y.narrow(0, at, count).copy_(mixed.squeeze(0).transpose(0, 1));
             at += count;
         }
 
