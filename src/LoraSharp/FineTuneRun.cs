@@ -56,6 +56,12 @@ public sealed class FineTuneRun
     /// <summary>Gives the validation rows anew for each evaluation, where <see cref="Source"/> is given. Null for none.</summary>
     public Func<LoadedModel, IEnumerable<MicroBatch>>? SourceValidation { get; init; }
 
+    /// <summary>A model that is there already and that others use too; its base is trained on, whatever the recipe says of type and device. Null: the recipe's, loaded for this run alone.</summary>
+    public LoadedModel? SharedModel { get; init; }
+
+    /// <summary>Called between two micro-batches; see <see cref="TrainingSetup.BetweenPasses"/>.</summary>
+    public Action? BetweenPasses { get; init; }
+
     /// <summary>Loads, trains, writes.</summary>
     /// <param name="observers">Hear of every step.</param>
     /// <param name="notes">Told what a user should know: rows that were cut, layers that are adapted, warnings.</param>
@@ -73,7 +79,14 @@ public sealed class FineTuneRun
         var folder = new RunFolder(_recipe.Output);
         folder.Claim(_recipe);
         bool full = _recipe.Method == "full";
-        using LoadedModel loaded = EngineSetup.Load(Engine(full));
+        if (full && SharedModel is not null)
+        {
+            throw new LoraSharpException("method: full changes the base itself, which others use. Expected lora or qlora.");
+        }
+
+        using LoadedModel? own = SharedModel is null ? EngineSetup.Load(Engine(full)) : null;
+        LoadedModel loaded = own ?? SharedModel!;
+        using var removed = new RemoveTrained(SharedModel?.Adapters);
         var adapter = new RunAdapter(_recipe, Resolve);
         bool fromData = !full && adapter.NeedsData;
         IReadOnlyList<NamedTensor> trainable = full ? [.. loaded.Model.Parameters.DistinctBy(p => p.Name)] : fromData ? [] : adapter.Make(loaded, notes);
@@ -110,6 +123,7 @@ public sealed class FineTuneRun
                 WriteModel = full ? null : target => TrainedModelWriter.Write(loaded, target, full),
                 Recipe = Fingerprint(),
                 Clock = _clock,
+                BetweenPasses = BetweenPasses,
             },
             options);
         TrainingResult result = trainer.Run(cancellation);
@@ -366,6 +380,18 @@ public sealed class FineTuneRun
         _recipeFolder is null || Path.IsPathRooted(path) || File.Exists(path) || Directory.Exists(path) || !(File.Exists(Path.Combine(_recipeFolder, path)) || Directory.Exists(Path.Combine(_recipeFolder, path)))
             ? path
             : Path.Combine(_recipeFolder, path);
+
+    // A shared model is left as it was found.
+    private sealed class RemoveTrained(AdapterSet? shared) : IDisposable
+    {
+        public void Dispose()
+        {
+            if (shared?.Adapters.ContainsKey(AdapterSet.DefaultName) == true)
+            {
+                shared.Remove(AdapterSet.DefaultName);
+            }
+        }
+    }
 }
 
 /// <summary>What came of a run.</summary>

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Net;
 using LoraSharp.Formats;
+using LoraSharp.Recipes;
 using LoraSharp.Server;
 using LoraSharp.Serving;
 using Microsoft.AspNetCore.Builder;
@@ -68,6 +69,8 @@ internal static class ServeCommand
                 await HubModels.EnsureAsync(path, cancellation);
             }
 
+            double share = flags.TrainShare(parsed);
+            Recipe? recipe = flags.Train(parsed) is { } recipePath ? RecipeReader.Read(recipePath) : null;
             using LoadedModel loaded = EngineSetup.Load(new EngineOptions
             {
                 Model = parsed.GetValue(model)!,
@@ -98,15 +101,39 @@ internal static class ServeCommand
                 _ = await engine.WarmAsync(adapter);
             }
 
+            if (flags.Merge(parsed) is { } merged)
+            {
+                _ = await engine.MergeAsync(merged);
+            }
+
             var served = new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation);
             await using WebApplication app = LoraServer.Create(served, options, address, flags.Port(parsed), logging => flags.Log(parsed, logging));
             await app.StartAsync(cancellation);
             Console.WriteLine($"Serving {options.ModelName}{(named.Length > 0 ? $" with {string.Join(", ", named.Select(a => a.Name))}" : "")}{(registered.Count > 0 ? $" and {registered.Count} more adapters" : "")} at {string.Join(" ", app.Urls)}");
             Tell(options, address);
+            using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+            Task training = recipe is null ? Task.CompletedTask : TrainAsync(engine, loaded, recipe, Path.GetDirectoryName(Path.GetFullPath(flags.Train(parsed)!)), share, stop.Token);
             await app.WaitForShutdownAsync(cancellation);
+            await stop.CancelAsync();
+            await training;
             return 0;
         });
         return command;
+    }
+
+    // What goes wrong with it is told; the server goes on.
+    private static async Task TrainAsync(InferenceEngine engine, LoadedModel loaded, Recipe recipe, string? folder, double share, CancellationToken cancellation)
+    {
+        string name = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(recipe.Output)));
+        try
+        {
+            FineTuneResult result = await TrainingBesideServing.RunAsync(engine, loaded, recipe, name, share, folder, notes: note => Console.Error.WriteLine($"train: {note}"), cancellation: cancellation);
+            Console.WriteLine(result.Complete ? $"Trained {name} ({result.Training.Steps} steps, loss {result.Training.Loss:0.####}); it is served." : $"Training of {name} stopped after step {result.Training.Steps}; the same command goes on from there.");
+        }
+        catch (Exception error) when (error is LoraSharpException or OperationCanceledException)
+        {
+            Console.Error.WriteLine($"error: training of {name} ended: {error.Message}");
+        }
     }
 
     private static ServerOptions WithEnvironment(ServerOptions options) => options with

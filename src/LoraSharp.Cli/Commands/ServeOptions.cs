@@ -40,13 +40,16 @@ internal sealed class ServeOptions
     private readonly Option<LogLevel> _level = new("--log-level") { Description = "trace, debug, information (a line a request), warning, error or none.", HelpName = "LEVEL", DefaultValueFactory = _ => LogLevel.Warning };
     private readonly Option<string> _format = new("--log-format") { Description = "text, or json for one object a line; logs go to standard error.", HelpName = "FORMAT", DefaultValueFactory = _ => "text" };
     private readonly Option<string?> _run = new("--run") { Description = "Draw the curves of this training run's folder on the page; it may be still running.", HelpName = "DIR" };
+    private readonly Option<string?> _train = new("--train") { Description = "Fine-tune by this recipe on the served base, between the steps of serving; the adapter then answers under its output folder's name.", HelpName = "RECIPE" };
+    private readonly Option<double> _share = new("--train-share") { Description = "Share of the time for --train while requests run, above 0, at most 1; all of it while none does.", HelpName = "SHARE", DefaultValueFactory = _ => 0.5 };
+    private readonly Option<string?> _merge = new("--merge") { Description = "Fold this adapter into a copy of the weights, for a server of mostly one: its requests run as fast as the base's.", HelpName = "NAME" };
     private readonly Option<bool> _plain = new("--no-playground") { Description = "Serve no page at /." };
 
     public ServeOptions() => _format.AcceptOnlyFromAmong("text", "json");
 
     public void AddTo(Command command)
     {
-        foreach (Option option in (Option[])[_port, _host, _name, _apiKeys, _adminKey, _keys, _batch, _queue, _memory, _cache, _step, _unshared, _fused, _length, _answer, _loaded, _register, _pinned, _folders, _closed, _origins, _request, _drain, _body, _level, _format, _run, _plain])
+        foreach (Option option in (Option[])[_port, _host, _name, _apiKeys, _adminKey, _keys, _batch, _queue, _memory, _cache, _step, _unshared, _fused, _length, _answer, _loaded, _register, _pinned, _folders, _closed, _origins, _request, _drain, _body, _level, _format, _run, _train, _share, _merge, _plain])
         {
             command.Add(option);
         }
@@ -82,6 +85,14 @@ internal sealed class ServeOptions
         MaxLength = parsed.GetValue(_length) is var length and >= 0 ? length : throw new LoraSharpException($"--max-length {parsed.GetValue(_length)}: expected 0 (the model's own limit) or more."),
         MaxLoadedAdapters = Positive(parsed, _loaded),
     };
+
+    /// <summary>The recipe to train beside serving; null for none.</summary>
+    public string? Train(ParseResult parsed) => parsed.GetValue(_train);
+
+    /// <summary>The adapter to fold into the weights; null for none.</summary>
+    public string? Merge(ParseResult parsed) => parsed.GetValue(_merge);
+
+    public double TrainShare(ParseResult parsed) => parsed.GetValue(_share) is var share and > 0 and <= 1 ? share : throw new LoraSharpException($"--train-share {parsed.GetValue(_share)}: expected above 0, at most 1.");
 
     public ServerOptions Server(ParseResult parsed, string model) => new()
     {

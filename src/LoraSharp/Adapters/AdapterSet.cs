@@ -118,6 +118,35 @@ public sealed class AdapterSet : IDisposable
         _adapters.Add(adapter.Name, adapter);
     }
 
+    /// <summary>The adapter that is folded into weights of its own; null for none.</summary>
+    internal LoraAdapter? Folded { get; private set; }
+
+    /// <summary>
+    /// Makes weights with this adapter folded in, beside the base's, in the base's type: what selects it alone is as fast as
+    /// the base. Only one adapter at a time.
+    /// </summary>
+    internal void Fold(string name)
+    {
+        LoraAdapter adapter = this[name];
+        foreach (LoraLinear layer in _linears.Values)
+        {
+            layer.Fold(adapter);
+        }
+
+        Folded = adapter;
+    }
+
+    /// <summary>Frees the folded weights: the base is what it was, to the bit, for it was never changed.</summary>
+    internal void Unfold()
+    {
+        foreach (LoraLinear layer in _linears.Values)
+        {
+            layer.Unfold();
+        }
+
+        Folded = null;
+    }
+
     /// <summary>Takes an adapter out and frees it. Where it was selected, the rest of the selection stays.</summary>
     public void Remove(string name)
     {
@@ -127,6 +156,11 @@ public sealed class AdapterSet : IDisposable
             Selection = _selection.Segments is null
                 ? AdapterSelection.ForAll(_selection.All.Where(a => a.Adapter != adapter))
                 : AdapterSelection.None;
+        }
+
+        if (adapter == Folded)
+        {
+            Unfold();
         }
 
         _adapters.Remove(name);

@@ -11,10 +11,13 @@ namespace LoraSharp.Adapters;
 /// </summary>
 public sealed class LoraLinear : LinearLayer
 {
+    private const long MostKernelRows = 8;
+
     private readonly LinearLayer _inner;
     private readonly AdapterSet _adapters;
     private readonly int _index;
     private Tensor? _squaredNorms;
+    private (LoraAdapter Adapter, DenseLinear Layer)? _folded;
 
     internal LoraLinear(LinearLayer inner, AdapterSet adapters, int index)
         : base(inner.Spec)
@@ -47,6 +50,11 @@ public sealed class LoraLinear : LinearLayer
             return _inner.Forward(x);
         }
 
+        if (_folded is { } folded && selection is { Segments: null, All: [{ Weight: 1 } only] } && only.Adapter == folded.Adapter && !is_grad_enabled())
+        {
+            return folded.Layer.Forward(x);
+        }
+
         if (CpuKernels.Take(x) && x.is_contiguous())
         {
             return ByKernel(selection, x);
@@ -71,7 +79,11 @@ public sealed class LoraLinear : LinearLayer
         return y;
     }
 
-    // One call for all rows with plain factors, whoever's they are; what is more than that row by row.
+    // Longer pieces go through the operators that PEFT's own numbers come from: a model can make a thousand times more of a
+    // sum's last bit, which is the difference between two orders of adding.
+    private static LowRankKernel.Factors? FactorsFor(AdapterModule module, long rows) => rows <= MostKernelRows ? module.KernelFactors : null;
+
+    // One call for all short pieces with plain factors, whoever's they are; the others one by one.
     private Tensor ByKernel(AdapterSelection selection, Tensor x)
     {
         long rows = x.NumberOfElements / Spec.InFeatures;
@@ -83,7 +95,7 @@ public sealed class LoraLinear : LinearLayer
         {
             if (adapter is not null && adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module))
             {
-                if (module.KernelFactors is { } factors)
+                if (FactorsFor(module, length) is { } factors)
                 {
                     plain[count++] = new(start, length, factors);
                 }
@@ -123,7 +135,7 @@ public sealed class LoraLinear : LinearLayer
         long start = 0;
         foreach ((long count, LoraAdapter? adapter) in segments)
         {
-            if (adapter is not null && adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module) && module.KernelFactors is null)
+            if (adapter is not null && adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module) && FactorsFor(module, count) is null)
             {
                 Tensor piece = y.narrow(0, start, count);
                 piece.copy_(Adapted(adapter, module, rows.narrow(0, start, count), piece.clone()));
@@ -163,6 +175,56 @@ public sealed class LoraLinear : LinearLayer
         return y.view(baseOutput.shape).MoveToOuterDisposeScope();
     }
 
+    /// <summary>
+    /// Keeps W with the adapter folded in beside W, for passes in which all rows use this adapter: one product instead of
+    /// three. W itself is not touched, so there is nothing to undo.
+    /// </summary>
+    internal void Fold(LoraAdapter adapter)
+    {
+        Unfold();
+        if (!adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module))
+        {
+            return;
+        }
+
+        using var scope = NewDisposeScope();
+        using var _ = no_grad();
+        using Tensor dense = _inner.DenseWeight();
+        ScalarType dtype = dense.dtype;
+        Tensor weight = (module.OtherWeight ?? dense).to(ScalarType.Float32, copy: true);
+        if (module.Delta() is { } delta)
+        {
+            weight.add_(delta);
+        }
+
+        if (module.Magnitude is not null)
+        {
+            weight.mul_(DoraScale(module).unsqueeze(1));
+        }
+
+        if (module.TokenRows is { } tokens)
+        {
+            weight.index_copy_(0, module.TokenIds!, tokens.to(ScalarType.Float32));
+        }
+
+        Tensor? bias = (module.Bias ?? Bias)?.to(ScalarType.Float32, copy: true);
+        if (module.BBias is { } own)
+        {
+            Tensor scaled = own * module.Scaling;
+            bias = bias is null ? scaled : bias.add_(scaled);
+        }
+
+        LinearSpec spec = Spec with { HasBias = bias is not null, IsConv1D = false, TiedTo = null };
+        _folded = (adapter, new DenseLinear(spec, weight.to(dtype).DetachFromDisposeScope(), bias?.to(dtype).DetachFromDisposeScope()));
+    }
+
+    /// <summary>Frees what <see cref="Fold"/> made.</summary>
+    internal void Unfold()
+    {
+        _folded?.Layer.Dispose();
+        _folded = null;
+    }
+
     /// <summary>‖W + ΔW‖ of each row [f] in float32, without forming ΔW; DoRA's denominator. For the caller to dispose.</summary>
     internal Tensor WeightNorms(AdapterModule module)
     {
@@ -176,6 +238,7 @@ public sealed class LoraLinear : LinearLayer
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
+        Unfold();
         _squaredNorms?.Dispose();
         _inner.Dispose();
     }

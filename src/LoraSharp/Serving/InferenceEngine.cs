@@ -127,6 +127,22 @@ public sealed partial class InferenceEngine : IDisposable
         return true;
     });
 
+    /// <summary>
+    /// Merged mode: folds an adapter into a copy of the weights it changes, so that its requests run as fast as the base's;
+    /// it is loaded if need be, and pinned. One at a time: another takes its place. The base's own weights are not touched,
+    /// and requests for the base or other adapters go on beside it, in passes of their own.
+    /// </summary>
+    /// <exception cref="UnknownAdapterException">There is none of this name.</exception>
+    /// <exception cref="LoraSharpException">It cannot be read or does not fit the base.</exception>
+    public async Task<AdapterInfo> MergeAsync(string name)
+    {
+        await WarmAsync(name).ConfigureAwait(false);
+        return await _inbox.Run(() => _shelf.Merge(name)!).ConfigureAwait(false);
+    }
+
+    /// <summary>Ends merged mode: the copy is freed. The base is what it was to the bit, since it was never changed.</summary>
+    public Task UnmergeAsync() => _inbox.Run(() => _shelf.Merge(null));
+
     /// <summary>Takes an adapter away. Sequences that run on it finish.</summary>
     /// <exception cref="UnknownAdapterException">There is none of this name.</exception>
     public Task UnloadAsync(string name) => _inbox.Run(() =>

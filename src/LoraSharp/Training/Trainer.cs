@@ -106,6 +106,7 @@ public sealed class Trainer : IDisposable
         foreach (MicroBatch batch in _setup.Validation?.Invoke() ?? [])
         {
             sums.Add(batch, _setup.Objective.Evaluate(batch));
+            _setup.BetweenPasses?.Invoke();
         }
 
         sums.Read(norm);
@@ -178,6 +179,7 @@ public sealed class Trainer : IDisposable
         {
             loss.Add(batches[i], _setup.Objective.Backward(batches[i], weight, PassNumber(_step, i)));
             _gradients.Collect();
+            _setup.BetweenPasses?.Invoke();
         }
 
         if (weight > 0)

@@ -39,6 +39,9 @@ public sealed record TrainingSetup
     /// <summary>The settings of the run: a checkpoint made with others is not gone on from.</summary>
     public JsonObject? Recipe { get; init; }
 
+    /// <summary>Called between two micro-batches, so that a run can let others have the model for a while; null for nothing.</summary>
+    public Action? BetweenPasses { get; init; }
+
     /// <summary>For tokens a second.</summary>
     public TimeProvider Clock { get; init; } = TimeProvider.System;
 }

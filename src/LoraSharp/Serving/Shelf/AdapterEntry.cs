@@ -32,6 +32,7 @@ internal sealed class AdapterEntry(string name, string path)
     {
         Place = Version is not null ? AdapterPlace.Device : Host is not null ? AdapterPlace.Host : AdapterPlace.Disk,
         IsPinned = IsPinned,
+        IsMerged = Version?.IsMerged ?? false,
         Bytes = Version?.Bytes ?? Host?.Bytes ?? 0,
     };
 }

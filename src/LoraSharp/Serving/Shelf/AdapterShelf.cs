@@ -98,6 +98,36 @@ internal sealed class AdapterShelf
         Tell(entry);
     }
 
+    /// <summary>Folds an adapter that is on the device into weights of its own, in the place of the one that is.</summary>
+    /// <param name="name">Which; null for none.</param>
+    public AdapterInfo? Merge(string? name)
+    {
+        AdapterEntry? next = name is null ? null : Find(name);
+        if (next is { Version: null })
+        {
+            throw new LoraSharpException($"Adapter '{name}' made room for others meanwhile. Try again, or pin it.");
+        }
+
+        foreach (AdapterEntry before in _entries.Values.Where(e => e.Version is { IsMerged: true }))
+        {
+            before.Version!.Merged(false);
+            before.IsPinned = false;
+            Tell(before);
+        }
+
+        _set.Unfold();
+        if (next is null)
+        {
+            return null;
+        }
+
+        _set.Fold(next.Version!.Adapter.Name);
+        next.Version.Merged(true);
+        next.IsPinned = true;
+        Tell(next);
+        return next.Info;
+    }
+
     /// <summary>Takes a name away.</summary>
     /// <exception cref="UnknownAdapterException">There is none.</exception>
     public void Unload(string name)

@@ -10,7 +10,10 @@ internal sealed class AdapterVersion(LoraAdapter adapter, PrefixKey content)
 {
     public LoraAdapter Adapter { get; } = adapter;
 
-    public PrefixKey Content { get; } = content;
+    public PrefixKey Content { get; private set; } = content;
+
+    /// <summary>Whether it is folded into weights of its own.</summary>
+    public bool IsMerged { get; private set; }
 
     /// <summary>Memory on the device.</summary>
     public long Bytes { get; } = adapter.Bytes;
@@ -21,6 +24,16 @@ internal sealed class AdapterVersion(LoraAdapter adapter, PrefixKey content)
     /// <summary>Whether its name means something else by now.</summary>
     public bool IsRetired { get; set; }
 
-    /// <summary>Whether it can share a forward pass with others: not where it replaces parameters of the whole model, or changes experts, whose rows the router shuffles.</summary>
-    public bool NeedsOwnPass { get; } = adapter.RunsAlone;
+    /// <summary>Whether it can share a forward pass with others: not where it is merged, replaces parameters of the whole model, or changes experts, whose rows the router shuffles.</summary>
+    public bool NeedsOwnPass => IsMerged || Adapter.RunsAlone;
+
+    /// <summary>It was folded into weights of its own, or is no more: what it computes differs by rounding, and so do its prefixes.</summary>
+    public void Merged(bool merged)
+    {
+        if (IsMerged != merged)
+        {
+            IsMerged = merged;
+            Content = Content.Next([merged ? 1 : 0]);
+        }
+    }
 }
