@@ -14,7 +14,7 @@ namespace LoraSharp;
 /// </summary>
 internal sealed class SweepFolder
 {
-    private static readonly JsonSerializerOptions _indented = new() { WriteIndented = true };
+    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true };
     private readonly Recipe _recipe;
 
     /// <summary>Makes the folder this sweep's.</summary>
@@ -40,7 +40,7 @@ internal sealed class SweepFolder
     /// <summary>Writes the results so far.</summary>
     public void Write(SweepReport report)
     {
-        AtomicFile.WriteText(System.IO.Path.Combine(Path, "sweep.json"), Json(report).ToJsonString(_indented));
+        AtomicFile.WriteText(System.IO.Path.Combine(Path, "sweep.json"), Json(report).ToJsonString(Indented));
         AtomicFile.WriteText(System.IO.Path.Combine(Path, "sweep.csv"), Csv(report));
     }
 
