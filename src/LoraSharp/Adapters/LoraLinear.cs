@@ -16,6 +16,7 @@ public sealed class LoraLinear : LinearLayer
     private readonly LinearLayer _inner;
     private readonly AdapterSet _adapters;
     private readonly int _index;
+    private readonly GroupedFactors _grouped;
     private Tensor? _squaredNorms;
     private (LoraAdapter Adapter, DenseLinear Layer)? _folded;
 
@@ -25,6 +26,7 @@ public sealed class LoraLinear : LinearLayer
         _inner = inner;
         _adapters = adapters;
         _index = index;
+        _grouped = new GroupedFactors(adapters, inner.Spec.Name, index);
     }
 
     /// <summary>The layer without adapters.</summary>
@@ -265,9 +267,15 @@ public sealed class LoraLinear : LinearLayer
     private Tensor Routed(IReadOnlyList<RowSegment> segments, Tensor rows)
     {
         RequireAll(segments.Sum(s => s.Rows), rows.shape[0]);
+        bool inPlace = !is_grad_enabled();
+        if (!inPlace && GroupedFactors.Fits(segments))
+        {
+            Tensor output = _inner.Forward(rows.view(segments.Count, -1, Spec.InFeatures));
+            return _grouped.Add(segments, rows, output, (segment, x, piece) => Weighted(new(segment.Adapter!), segment.Adapter!.Modules[Spec.Name], x, piece));
+        }
+
         Tensor y = _inner.Forward(rows);
         var pieces = new List<Tensor>();
-        bool inPlace = !is_grad_enabled();
         long start = 0;
         foreach ((long count, LoraAdapter? adapter) in segments)
         {
