@@ -13,6 +13,8 @@ switch (args.FirstOrDefault())
         return TrainCpuBenchmark.Run(args[1..]);
     case "sweep-cpu":
         return SweepBenchmark.Run(args[1..]);
+    case "tables" when args.Length == 2:
+        return ExperimentTables.Run(args[1]);
     case "decode" when args.Length == 2:
         DecodeBenchmark.Run(args[1]);
         return 0;
@@ -55,7 +57,7 @@ switch (args.FirstOrDefault())
         return 0;
     default:
         Console.Error.WriteLine(
-            "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory [FOLDER] | quantized-rows | qlora-step FOLDER | quantized-decode FOLDER [GGUF ...] | gguf | train-cpu MODEL | sweep-cpu MODEL | decode MODEL | " +
+            "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory [FOLDER] | quantized-rows | qlora-step FOLDER | quantized-decode FOLDER [GGUF ...] | gguf | train-cpu MODEL | sweep-cpu MODEL | tables FOLDER | decode MODEL | " +
             "adapters MODEL | tokenizer FOLDER TEXT | constraints FOLDER | gpu-train check|1b|8b|0.5b|65b | gpu-decode check|1b|8b | serve-batch MODEL | serve-throughput MODEL [DTYPE [RANK]] | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }

@@ -38,24 +38,25 @@ internal static class SweepBenchmark
         foreach (string shape in shapes)
         {
             int rows = int.Parse(shape.Split('x')[0]), length = int.Parse(shape.Split('x')[1]);
-            Measured alone = Measure(args[0], dtype, 1, rows, length), together = Measure(args[0], dtype, Trials, rows, length);
+            Measured alone = Measure(args[0], dtype, 1, rows, length, 1), all = Measure(args[0], dtype, Trials, rows, length, Trials), together = Measure(args[0], dtype, Trials, rows, length, 0);
             double floor = Floor(args[0], dtype, Trials * rows * length);
             Console.WriteLine(
-                $"{shape} tokens: single {alone.Seconds * 1e3:0}, side by side {together.Seconds * 1e3:0}: {Trials * alone.Seconds / together.Seconds:0.00} x; products alone {floor * 1e3:0}: at most {Trials * alone.Seconds / floor:0.00} x; " +
-                $"live memory {alone.Bytes / 1e9:0.00} and {together.Bytes / 1e9:0.00} GB: {together.Bytes / alone.Bytes:0.00} x");
+                $"{shape} tokens: single {alone.Seconds * 1e3:0}; {Trials} in one pass {Text(all, alone)}; as many as fill a pass {Text(together, alone)}; products alone {floor * 1e3:0}: at most {Trials * alone.Seconds / floor:0.00} x");
         }
 
         return 0;
     }
 
-    private static Measured Measure(string folder, ScalarType dtype, int trials, int rows, int length)
+    private static string Text(Measured m, Measured alone) => $"{m.Seconds * 1e3:0} ({Trials * alone.Seconds / m.Seconds:0.00} x, {m.Bytes / alone.Bytes:0.00} x the memory of one)";
+
+    private static Measured Measure(string folder, ScalarType dtype, int trials, int rows, int length, int atOnce)
     {
         using var source = ModelSource.OpenFolder(folder);
         using var adapters = new AdapterSet();
         using CausalLanguageModel model = ModelLoader.Load(source, new LoraLinearFactory(adapters, new DenseLinearFactory()), dtype, CPU);
         SweepTrial[] all = [.. Enumerable.Range(0, trials).Select(i => new SweepTrial(
             $"t{i}", new LoraOptions { Rank = 8, Targets = ModuleSelector.Parse(".*(q|v)_proj") }, new TrainerOptions { MaxSteps = Steps }))];
-        using var trainer = new SideBySideTrainer(model, adapters, all, new SweepOptions { Steps = Steps, AtOnce = Trials });
+        using var trainer = new SideBySideTrainer(model, adapters, all, new SweepOptions { Steps = Steps, AtOnce = atOnce });
         using var batches = new RandomBatches(model.Config.VocabularySize, rows, length);
         double best = double.MaxValue;
         long before = 0;

@@ -49,7 +49,12 @@ internal sealed class SweepFolder
     {
         if (report.Recommendation is not null)
         {
-            SweepPlot.Write(System.IO.Path.Combine(Path, "sweep.png"), report);
+            SweepPlot.Write(
+                System.IO.Path.Combine(Path, "sweep.png"),
+                System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(_recipe.Model)),
+                SweepPoint.FromTrials(Trials(report)),
+                report.IsValidated ? "validation loss" : "training loss",
+                report.Recommendation.Recommended.Trial.Name);
         }
     }
 
@@ -61,8 +66,10 @@ internal sealed class SweepFolder
         ["best"] = report.Recommendation?.Best.Trial.Name,
         ["reasons"] = new JsonArray([.. (report.Recommendation?.Reasons ?? []).Select(r => (JsonNode)r)]),
         ["validated"] = report.IsValidated,
-        ["trials"] = new JsonArray([.. report.Trials.Select(Json)]),
+        ["trials"] = Trials(report),
     };
+
+    private static JsonArray Trials(SweepReport report) => [.. report.Trials.Select(Json)];
 
     private static JsonNode Json(TrialReport report)
     {

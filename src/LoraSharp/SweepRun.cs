@@ -153,10 +153,11 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
                 context.Cancellation);
         }
 
-        TimeSpan share = TimeProvider.System.GetElapsedTime(started) / trials.Count;
+        TimeSpan time = TimeProvider.System.GetElapsedTime(started);
+        double steps = Math.Max(1, results.Sum(r => r.Losses.Count));
         foreach (TrialResult result in results)
         {
-            Finish(context, loaded, result, share);
+            Finish(context, loaded, result, time * (result.Losses.Count / steps));
         }
     }
 

@@ -19,7 +19,7 @@ internal static class SweepCommand
         var variants = new Option<string?>("--variants") { Description = "Variants, with commas: lora, rslora, dora, loraplus, pissa, olora.", HelpName = "NAME,NAME,..." };
         var full = new Option<string?>("--full") { Description = "Also fine-tune every weight with each of these learning rates: the ceiling.", HelpName = "LR,LR,..." };
         var test = new Option<string?>("--test") { Description = "Rows to measure every trial on: loss, exact match, BLEU, ROUGE-L.", HelpName = "PATH" };
-        var atOnce = new Option<int?>("--at-once") { Description = "Trials in one pass: more is faster and needs more memory; default 8.", HelpName = "N" };
+        var atOnce = new Option<int?>("--at-once") { Description = "Most trials in one pass; default: as many as fill it.", HelpName = "N" };
         var halve = new Option<int?>("--halve-every") { Description = "Take the worse half of the trials out every so many steps (successive halving); 0 = never.", HelpName = "STEPS" };
         Option<bool> json = CommonOptions.Json();
         var command = new Command("sweep", "Train adapters of several ranks, alphas, targets, learning rates and variants on one base, side by side; table, plots, recommendation.\nExample: lora sweep recipe.yaml --ranks 2,8,32 --targets q_proj,v_proj all-linear --learning-rates 1e-4,5e-4 --full 5e-5")

@@ -36,9 +36,9 @@ public sealed record SweepRecipe
     public string Mode { get; init; } = "auto";
 
     /// <summary>Group size.</summary>
-    [Description("Trials in one pass: more is faster and needs more memory.")]
-    [Range(1, 4096)]
-    public int AtOnce { get; init; } = 8;
+    [Description("Most trials in one pass; 0 for as many as fill it (256 tokens on a CPU): more need more memory and gain nothing.")]
+    [Range(0, 4096)]
+    public int AtOnce { get; init; }
 
     /// <summary>Halving.</summary>
     [Description("Successive halving: take the worse half of the trials out every this many steps; 0 for never.")]

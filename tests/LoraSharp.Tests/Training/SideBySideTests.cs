@@ -22,10 +22,16 @@ public sealed class SideBySideTests
         Trial("r8-qv", 8, ".*(q|v)_proj", 2e-3),
         Trial("r4-rs", 4, ".*down_proj", 1e-2, rslora: true),
         Trial("r4-dora", 4, ".*(q|v)_proj", 5e-3, dora: true),
+
+        // Neighbours of one rank share batched products, also where they differ in scale and one of them lacks the layer.
+        Trial("r4-a", 4, ".*(q|v)_proj", 5e-3),
+        Trial("r4-b", 4, ".*(q|k|v)_proj", 2e-3, alpha: 16),
+        Trial("r4-c", 4, ".*q_proj", 1e-2),
     ];
 
     [Theory]
     [InlineData(8, GradientCheckpointing.Off)]
+    [InlineData(0, GradientCheckpointing.Off)]
     [InlineData(3, GradientCheckpointing.On)]
     public void EachTrialEqualsItsSingleRun(int atOnce, GradientCheckpointing recompute)
     {
@@ -51,7 +57,7 @@ public sealed class SideBySideTests
         using var source = ModelSource.OpenFolder(Fixtures.Path("models/llama"));
         using var adapters = new AdapterSet();
         using CausalLanguageModel model = ModelLoader.Load(source, new LoraLinearFactory(adapters, new DenseLinearFactory()), ScalarType.Float32, CPU);
-        using var together = new SideBySideTrainer(model, adapters, Trials, new SweepOptions { Steps = Steps, HalveEvery = 1, EvalInterval = 1 });
+        using var together = new SideBySideTrainer(model, adapters, Trials[..4], new SweepOptions { Steps = Steps, HalveEvery = 1 });
         using var batches = new Rows();
         IReadOnlyList<TrialResult> results = together.Run(batches, () => new Rows().NextStep(), cancellation: TestContext.Current.CancellationToken);
         Assert.Equal([1, 1, 2, 4], results.Select(r => r.Losses.Count).Order());
@@ -59,6 +65,16 @@ public sealed class SideBySideTests
         Assert.False(best.Stopped);
         Assert.All(results.Where(r => r != best), r => Assert.True(r.Stopped && r.EvalLosses[1] >= best.EvalLosses[1]));
     }
+
+    [Theory]
+    [InlineData(0, 8, 64, 4)]
+    [InlineData(0, 8, 16, 8)]
+    [InlineData(0, 8, 1000, 1)]
+    [InlineData(0, 20, 32, 7)]
+    [InlineData(3, 8, 1, 3)]
+    [InlineData(3, 4, 1, 2)]
+    public void APassTakesAsManyTrialsAsFillIt(int atOnce, int trials, int tokens, int expected) =>
+        Assert.Equal(expected, new SweepOptions { Steps = 1, AtOnce = atOnce }.GroupSize(trials, tokens, 256));
 
     [Fact]
     public void AnAdaptedHeadIsRefused()
@@ -82,9 +98,9 @@ public sealed class SideBySideTests
         Assert.Contains("bad failed", advice.Reasons[2], StringComparison.Ordinal);
     }
 
-    private static SweepTrial Trial(string name, int rank, string targets, double rate, bool rslora = false, bool dora = false) => new(
+    private static SweepTrial Trial(string name, int rank, string targets, double rate, bool rslora = false, bool dora = false, double alpha = 8) => new(
         name,
-        new LoraOptions { Rank = rank, Alpha = 8, Targets = ModuleSelector.Regex(targets), UseRsLora = rslora, UseDora = dora, Dropout = 0.1 },
+        new LoraOptions { Rank = rank, Alpha = alpha, Targets = ModuleSelector.Regex(targets), UseRsLora = rslora, UseDora = dora, Dropout = 0.1 },
         new TrainerOptions { MaxSteps = Steps, LearningRate = rate, WarmupSteps = 1, Seed = 7 });
 
     private static (double[] Losses, double EvalLoss, long Parameters) Alone(SweepTrial trial)

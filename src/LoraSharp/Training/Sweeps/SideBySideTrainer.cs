@@ -74,12 +74,13 @@ public sealed class SideBySideTrainer : IDisposable
             double[] losses = Step(step, micro, running);
             progress?.Invoke(step + 1, losses.Average());
             bool last = step + 1 == _options.Steps;
-            if (validation is not null && (last || (_options.EvalInterval > 0 && (step + 1) % _options.EvalInterval == 0)))
+            bool halving = !last && _options.HalveEvery > 0 && (step + 1) % _options.HalveEvery == 0;
+            if (validation is not null && (last || halving || (_options.EvalInterval > 0 && (step + 1) % _options.EvalInterval == 0)))
             {
                 Evaluate(step + 1, validation());
             }
 
-            if (!last && _options.HalveEvery > 0 && (step + 1) % _options.HalveEvery == 0)
+            if (halving)
             {
                 Halve();
             }
@@ -131,7 +132,7 @@ public sealed class SideBySideTrainer : IDisposable
         Array.ForEach(running, t => t.Clear());
         for (int i = 0; i < micro.Count && weight > 0; i++)
         {
-            foreach (TrialState[] group in running.Chunk(_options.AtOnce))
+            foreach (TrialState[] group in Groups(running, micro[i]))
             {
                 double[] sums = Backward(micro[i], group, weight, (step << 20) + i);
                 for (int j = 0; j < sums.Length; j++)
@@ -150,6 +151,11 @@ public sealed class SideBySideTrainer : IDisposable
 
         return losses;
     }
+
+    private IEnumerable<TrialState[]> Groups(TrialState[] running, MicroBatch micro) => running.Chunk(_options.GroupSize(
+        running.Length,
+        micro.Rows * micro.Length,
+        _model.Device.type == TorchSharp.DeviceType.CPU ? SweepOptions.CpuPassTokens : SweepOptions.GpuPassTokens));
 
     /// <returns>Sum of the losses of each trial of the group.</returns>
     private double[] Backward(MicroBatch micro, TrialState[] group, double weight, long pass)
@@ -183,7 +189,7 @@ public sealed class SideBySideTrainer : IDisposable
         {
             weight += TargetTokens.Of(micro).Weight;
             int start = 0;
-            foreach (TrialState[] group in running.Chunk(_options.AtOnce))
+            foreach (TrialState[] group in Groups(running, micro))
             {
                 using var scope = NewDisposeScope();
                 MicroBatch batch = Repeat(micro, group.Length);
