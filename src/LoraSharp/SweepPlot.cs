@@ -69,5 +69,5 @@ public static class SweepPlot
         }
     }
 
-    private static string Short(double value) => FormattableString.Invariant(value >= 999_500 ? $"{value / 1e6:0.#}M" : value >= 1000 ? $"{value / 1e3:0}k" : $"{value:0}");
+    private static string Short(double value) => value >= 999_500 ? FormattableString.Invariant($"{value / 1e6:0.#}M") : value >= 1000 ? FormattableString.Invariant($"{value / 1e3:0}k") : FormattableString.Invariant($"{value:0}");
 }

@@ -1,6 +1,6 @@
 using System.Text.Json.Nodes;
 using LoraSharp.Formats;
-using LoraSharp.Training.Sweeps;
+using LoraSharp.Formats.HuggingFace;
 
 namespace LoraSharp;
 
