@@ -1,6 +1,7 @@
 using System.Net;
 using LoraSharp.Server.Access;
 using LoraSharp.Server.Telemetry;
+using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 
@@ -45,7 +46,7 @@ internal sealed class Gatekeeper(ServedModel model, ServerState state, ServerOpt
                 await ApiError.FromStatus(context.Request, context.Response.StatusCode).WriteAsync(context).ConfigureAwait(false);
             }
         }
-        catch (OperationCanceledException) when (gone.IsCancellationRequested)
+        catch (Exception error) when (error is ConnectionResetException || (error is OperationCanceledException && gone.IsCancellationRequested))
         {
             // The client has left; nobody is there to be answered. 499 is what logs call that.
             if (!context.Response.HasStarted)

@@ -72,6 +72,7 @@ public sealed class PlaygroundTests(ChromiumBrowser browser, PlaygroundTests.Ada
 
         await page.Keyboard.PressAsync("a");
         await Expect(page.Locator(".head")).ToHaveCountAsync(3);
+        await Expect(page.GetByRole(AriaRole.Heading, new() { Name = "twist" })).ToBeVisibleAsync();
         await page.Locator("#turns").FocusAsync();
         await page.Keyboard.PressAsync("t");
         Assert.Equal("light", await page.Locator("html").GetAttributeAsync("data-theme"));

@@ -68,12 +68,13 @@ export class Conversation {
   /** Asks every column; settled when the last answer has ended. */
   async ask(prompt) {
     byId("welcome").hidden = true;
-    const turn = { prompt, answers: new Map() };
     const answers = make("div", { class: "answers" });
+    const turn = { prompt, answers: new Map(), models: this.#columns.map(c => c.model) };
     const row = make("article", { class: "turn", "aria-label": `Prompt: ${prompt.slice(0, 80)}` }, make("p", { class: "asked" }, prompt), answers);
+    turn.row = row;
     this.#turns.push(turn);
     byId("turns").append(row);
-    byId("turns").style.setProperty("--columns", this.#columns.length);
+    answers.style.setProperty("--columns", this.#columns.length);
     const work = this.#columns.map(column => this.#answer(turn, column, answers));
     row.append(make("div", { class: "turn-tools" },
       make("button", { type: "button", class: "quiet", onclick: () => this.#again(turn, row) }, "Again"),
@@ -220,8 +221,14 @@ export class Conversation {
   }
 
   #changed() {
-    memory.write("columns", this.#columns.map(c => c.model));
+    const models = this.#columns.map(c => c.model);
+    memory.write("columns", models);
     this.#drawHeads();
+
+    // Answers that no longer stand below their model's name carry it themselves.
+    for (const turn of this.#turns) {
+      turn.row.classList.toggle("named", turn.models.join("\n") !== models.join("\n"));
+    }
   }
 }
 
@@ -250,7 +257,7 @@ function figuresText({ start, first, last, tokens, finish, surprise, scored }) {
   }
 
   const seconds = (last - first) / 1000;
-  const parts = [`${tokens} tokens`];
+  const parts = [tokens === 1 ? "1 token" : `${tokens} tokens`];
   if (tokens > 1 && seconds > 0) {
     parts.push(`${((tokens - 1) / seconds).toFixed(1)} tok/s`);
   }
