@@ -40,7 +40,7 @@ internal static class DataCommand
             }
             else
             {
-                DataPreviewView.Write(AnsiConsole.Console, preview, batches.Packing);
+                DataPreviewView.Write(AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Out) }), preview, batches.Packing);
             }
         });
         return command;

@@ -441,7 +441,8 @@ public sealed class AdapterVariantTests
         Assert.DoesNotContain(loaded.Warnings, w => w.Contains("other weights", StringComparison.Ordinal));
         Assert.Equal(adapter.ParameterCount, loaded.ParameterCount);
         model.Adapters.Select("loaded");
-        Assert.True(adapted.Equals(model.Logits(ids)));
+        // A frozen adapter's few rows go through another kernel than a trainable one's: equal to rounding.
+        Assert.InRange((adapted - model.Logits(ids)).abs().max().item<float>(), 0, 1e-5 * Math.Max(1, adapted.abs().max().item<float>()));
         using (ModelSource source = ModelSource.OpenFolder(Fixtures.Path(fixture)))
         {
             AdapterMerger.Merge(source, [new(opened)], Path.Combine(folder.Path, "merged"), new MergeOptions());

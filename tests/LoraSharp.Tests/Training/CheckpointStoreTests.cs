@@ -86,7 +86,7 @@ public sealed class CheckpointStoreTests : IDisposable
         {
             metrics.On(new TrainingStarted(0, 3, 10, null));
             metrics.On(Completed(1));
-            metrics.On(new Evaluated(1, 2.0, true, new Dictionary<string, double> { ["accuracy"] = 0.5 }));
+            metrics.On(new Evaluated(1, 2.0, true, new Dictionary<string, double> { ["accuracy"] = 0.5 }) { IsLikelihood = true });
             metrics.On(Completed(2));
         }
 
