@@ -47,7 +47,10 @@ internal sealed class AdapterLoader(AdapterSet set)
 
         _folder = folder;
         _trainable = trainable;
-        _parts = [.. folder.Parts.Where(p => p.Part != AdapterPart.TokenRows)];
+        // In the order of the model, as a new adapter's modules come: a run that goes on from a folder sums its gradients'
+        // norm in the order in which the run before it did, and so to the same bits.
+        Dictionary<string, int> places = set.Order.Select((path, i) => (path, i)).ToDictionary(p => p.path, p => p.i, StringComparer.Ordinal);
+        _parts = [.. folder.Parts.Where(p => p.Part != AdapterPart.TokenRows).OrderBy(p => places.GetValueOrDefault(p.Module, int.MaxValue))];
         _adapter = new LoraAdapter(name, config, trainable) { Metadata = folder.Metadata };
     }
 

@@ -78,7 +78,8 @@ internal static class AttentionMath
         return bias.masked_fill(seen.logical_not(), float.NegativeInfinity).MoveToOuterDisposeScope();
     }
 
-    private static Tensor Repeat(Tensor x, long heads)
+    /// <summary>Keys or values [b, hk, t, e], each repeated for the query heads that share it: [b, h, t, e].</summary>
+    public static Tensor Repeat(Tensor x, long heads)
     {
         long hk = x.shape[1];
         return hk == heads ? x : x.unsqueeze(2).expand(x.shape[0], hk, heads / hk, x.shape[2], x.shape[3]).reshape(x.shape[0], heads, x.shape[2], x.shape[3]);

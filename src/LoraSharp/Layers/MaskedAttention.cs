@@ -8,7 +8,7 @@ namespace LoraSharp.Layers;
 /// </summary>
 public abstract class MaskedAttention : AttentionContext, IDisposable
 {
-    private readonly Dictionary<int, (Tensor Seen, Tensor? Bias)> _masks = [];
+    private readonly Dictionary<(long Length, int Window), (Tensor Seen, Tensor? Bias)> _masks = [];
 
     /// <inheritdoc/>
     public override Tensor Attend(int layer, Tensor query, Tensor key, Tensor value, AttentionSpec spec)
@@ -57,7 +57,7 @@ public abstract class MaskedAttention : AttentionContext, IDisposable
 
     private (Tensor Seen, Tensor? Bias) Mask(long length, int window, Device device, bool needsBias)
     {
-        if (!_masks.TryGetValue(window, out (Tensor Seen, Tensor? Bias) mask))
+        if (!_masks.TryGetValue((length, window), out (Tensor Seen, Tensor? Bias) mask))
         {
             using var scope = NewDisposeScope();
             Tensor index = arange(length, ScalarType.Int64, device);
@@ -76,13 +76,13 @@ public abstract class MaskedAttention : AttentionContext, IDisposable
             }
 
             mask = (seen.DetachFromDisposeScope(), null);
-            _masks[window] = mask;
+            _masks[(length, window)] = mask;
         }
 
         if (needsBias && mask.Bias is null)
         {
             mask = (mask.Seen, AttentionMath.ToBias(mask.Seen).DetachFromDisposeScope());
-            _masks[window] = mask;
+            _masks[(length, window)] = mask;
         }
 
         return mask;
@@ -118,49 +118,5 @@ public sealed class PaddedAttention : MaskedAttention
     {
         base.Dispose(disposing);
         _mask?.Dispose();
-    }
-}
-
-/// <summary>Causal attention within packed rows: a token sees only its own sequence.</summary>
-public sealed class SequenceAttention : MaskedAttention
-{
-    private readonly Tensor _sequences;
-    private readonly bool _isCausal;
-
-    /// <summary>Creates the context for one forward pass.</summary>
-    /// <param name="sequences">[b, s] integers: the number of a token's sequence within its row, from 1; 0 for padding.</param>
-    public SequenceAttention(Tensor sequences)
-    {
-        ArgumentNullException.ThrowIfNull(sequences);
-        using var scope = NewDisposeScope();
-        _sequences = sequences.to(ScalarType.Int64).clone().DetachFromDisposeScope();
-
-        // One sequence a row, padded at the end: nothing that comes earlier is of another sequence.
-        long s = sequences.shape[1];
-        Tensor first = _sequences.narrow(1, 0, 1);
-        _isCausal = !_sequences.ne(first).logical_and(_sequences.ne(0)).any().item<bool>() &&
-            (s == 1 || !_sequences.narrow(1, 0, s - 1).eq(0).logical_and(_sequences.narrow(1, 1, s - 1).ne(0)).any().item<bool>());
-    }
-
-    /// <inheritdoc/>
-    protected override bool IsPlainlyCausal => _isCausal;
-
-    /// <inheritdoc/>
-    protected override Tensor? Visible(long length, Device device)
-    {
-        if (_isCausal)
-        {
-            return null;
-        }
-
-        Tensor sequences = _sequences.to(device);
-        return sequences.unsqueeze(2).eq(sequences.unsqueeze(1)).unsqueeze(1);
-    }
-
-    /// <inheritdoc/>
-    protected override void Dispose(bool disposing)
-    {
-        base.Dispose(disposing);
-        _sequences.Dispose();
     }
 }
