@@ -11,6 +11,8 @@ switch (args.FirstOrDefault())
         return 0;
     case "train-cpu":
         return TrainCpuBenchmark.Run(args[1..]);
+    case "packing":
+        return PackingBenchmark.Run(args[1..]);
     case "sweep-cpu":
         return SweepBenchmark.Run(args[1..]);
     case "tables" when args.Length == 2:
@@ -57,7 +59,7 @@ switch (args.FirstOrDefault())
         return 0;
     default:
         Console.Error.WriteLine(
-            "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory [FOLDER] | quantized-rows | qlora-step FOLDER | quantized-decode FOLDER [GGUF ...] | gguf | train-cpu MODEL | sweep-cpu MODEL | tables FOLDER | decode MODEL | " +
+            "usage: dotnet run -c Release --project benchmarks/LoraSharp.Benchmarks -- nf4 | nf4-layer | nf4-memory [FOLDER] | quantized-rows | qlora-step FOLDER | quantized-decode FOLDER [GGUF ...] | gguf | train-cpu MODEL | packing MODEL ROWS | sweep-cpu MODEL | tables FOLDER | decode MODEL | " +
             "adapters MODEL | tokenizer FOLDER TEXT | constraints FOLDER | gpu-train check|1b|8b|0.5b|65b | gpu-decode check|1b|8b | serve-batch MODEL | serve-throughput MODEL [DTYPE [RANK]] | serve-load MODEL|URL | serve-endurance MODEL | bdn [BenchmarkDotNet's arguments]");
         return 2;
 }

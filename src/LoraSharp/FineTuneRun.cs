@@ -102,7 +102,7 @@ public sealed class FineTuneRun
             trainable = adapter.MakeFromData(loaded, () => Source?.Invoke(loaded) ?? Planner(data!, batches), new CheckpointStore(folder.Checkpoints, _recipe.Training.KeepLast), notes, cancellation);
         }
 
-        using IBatchSource source = Source?.Invoke(loaded) ?? Planner(data!, batches);
+        using IBatchSource source = Repeated(Source?.Invoke(loaded) ?? Planner(data!, batches));
         TrainerOptions options = Options(source);
         ITrainingObjective objective = ObjectiveOf(loaded, data, options, batches, folder, notes);
         using var buffers = objective as IDisposable;
@@ -356,6 +356,9 @@ public sealed class FineTuneRun
         ExampleKind.Kto => () => KtoPlanner.InOrder(rows, data.ValidationVerdicts, options.BatchSize, options.PadTokenId),
         _ => () => BatchPlanner.InOrder(rows, options.BatchSize, options.PadTokenId),
     };
+
+    // Of rewards each sample may be learned from several times.
+    private IBatchSource Repeated(IBatchSource source) => LearnsFromRewards && _recipe.Grpo.Iterations > 1 ? new RepeatedSteps(source, _recipe.Grpo.Iterations) : source;
 
     private bool LearnsFromRewards => Reward is not null || _recipe.Grpo.Reward != "none";
 

@@ -82,7 +82,7 @@ public sealed partial record MemoryForecast
             Runtime = Process + (TokenizerEntry * config.VocabularySize),
             Base = BaseBytes(all, matrices, engine.Quantization, compute),
             Trained = TrainedBytes(recipe, run, all, matrices, compute),
-            Activations = (long)(recomputes ? ActivationMemory.Recomputed(perToken, config.Layers.Count, config.HiddenSize, compute, tokens) : perToken * tokens) + MaskBytes(recipe, rows, length),
+            Activations = (long)(recomputes ? ActivationMemory.Recomputed(perToken, config.Layers.Count, config.HiddenSize, compute, tokens) : perToken * tokens),
             Logits = LogitBytes(recipe, config, tokens, compute),
             Rows = rows,
             Length = length,
@@ -135,9 +135,6 @@ public sealed partial record MemoryForecast
     private static long AdapterNumbers(LoraOptions adapter, TensorInfo[] matrices) => matrices
         .Where(m => adapter.Targets is { } targets && (targets.IsAllLinear || targets.Matches(m.Name[..^".weight".Length])))
         .Sum(m => (adapter.Rank * (m.Shape[0] + m.Shape[1])) + (adapter.UseDora ? m.Shape[0] : 0));
-
-    // Packed rows see themselves only by a mask [rows, length, length], as truth values and as what is added to the scores.
-    private static long MaskBytes(Recipe recipe, int rows, int length) => recipe.Data.Packing ? (long)rows * length * length * (1 + sizeof(float)) : 0;
 
     private static long LogitBytes(Recipe recipe, DecoderConfig config, long tokens, int compute)
     {

@@ -90,7 +90,7 @@ internal sealed class RecipeObjective(Recipe recipe, LoadedModel loaded, Trainer
         TextReward reward = given ?? (g.Reward == "regex"
             ? TextRewards.ByPattern(g.Pattern ?? throw new LoraSharpException("grpo.pattern is missing: grpo.reward is regex. Expected a regular expression that a right completion matches."))
             : (_, reference, completion) => TextRewards.ExactMatch(reference, completion));
-        var grpo = new GrpoOptions { GroupSize = g.GroupSize, MaxTokens = g.MaxTokens, Temperature = g.Temperature, Beta = g.Beta, ScaleRewards = g.ScaleRewards };
+        var grpo = new GrpoOptions { GroupSize = g.GroupSize, MaxTokens = g.MaxTokens, Temperature = g.Temperature, Beta = g.Beta, ScaleRewards = g.ScaleRewards, Iterations = g.Iterations, Epsilon = g.Epsilon, EpsilonHigh = g.EpsilonHigh > 0 ? g.EpsilonHigh : null };
         return new GrpoObjective(loaded.Model, grpo, options, GroupSampling.From(loaded), TextRewards.Decoded(reward, loaded.Tokenizer), loaded.Adapters.Disable);
     }
 

@@ -27,10 +27,12 @@ public sealed class RewardRunTests : IDisposable
         Assert.Contains("GRPO, reward regex", File.ReadAllText(Path.Combine(result.Folder, "README.md")));
     }
 
-    [Fact]
-    public void A_run_that_was_stopped_goes_on_to_the_same_end()
+    [Theory]
+    [InlineData("1")]
+    [InlineData("3")]
+    public void A_run_that_was_stopped_goes_on_to_the_same_end(string iterations)
     {
-        (string, string)[] settings = [("grpo.reward", "regex"), ("grpo.pattern", "the"), ("training.max_steps", "4"), ("training.save_steps", "1")];
+        (string, string)[] settings = [("grpo.reward", "regex"), ("grpo.pattern", "the"), ("training.max_steps", "5"), ("training.save_steps", "1"), ("grpo.iterations", iterations), ("training.gradient_accumulation", "2")];
         FineTuneResult whole = Run(Recipe("whole", settings));
         Recipe cut = Recipe("cut", settings);
         using var stop = new CancellationTokenSource();

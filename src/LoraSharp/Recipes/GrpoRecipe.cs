@@ -38,4 +38,19 @@ public sealed record GrpoRecipe
     /// <summary>Scaling.</summary>
     [Description("Divide advantages by the spread of their group's rewards; false as in Dr. GRPO (Liu et al. 2025).")]
     public bool ScaleRewards { get; init; } = true;
+
+    /// <summary>μ.</summary>
+    [Description("Optimizer steps on each sample of completions; from the second on the policy's ratio to the one that was sampled from is clipped.")]
+    [Range(1, 1024)]
+    public int Iterations { get; init; } = 1;
+
+    /// <summary>ε.</summary>
+    [Description("How far the ratio counts below 1, and above it where epsilon_high is 0.")]
+    [Range(1e-6, 0.999999)]
+    public double Epsilon { get; init; } = 0.2;
+
+    /// <summary>Upper ε.</summary>
+    [Description("How far the ratio counts above 1 (larger than epsilon as in DAPO, Yu et al. 2025); 0 for as far as below.")]
+    [Range(0.0, 1e3)]
+    public double EpsilonHigh { get; init; }
 }

@@ -130,6 +130,7 @@ public sealed class Trainer : IDisposable
             TotalSteps = _totalSteps,
             OptimizerSteps = _optimizer.Steps,
             Data = _setup.Batches.SaveState(),
+            Objective = _setup.Objective.SaveState(),
             RecentLosses = _history.Losses,
             Recipe = _setup.Recipe,
             BestLoss = _validation.BestLoss,
@@ -177,7 +178,7 @@ public sealed class Trainer : IDisposable
         StepLoss loss = new();
         for (int i = 0; i < batches.Count && weight > 0; i++)
         {
-            loss.Add(batches[i], _setup.Objective.Backward(batches[i], weight, PassNumber(_step, i)));
+            loss.Add(batches[i], _setup.Objective.Backward(batches[i], weight, TrainerPass.Number(_step, i)));
             _gradients.Collect();
             _setup.BetweenPasses?.Invoke();
         }
@@ -192,9 +193,6 @@ public sealed class Trainer : IDisposable
         loss.Read(norm);
         return loss;
     }
-
-    // Different for every pass of a run, and known without counting passes: a resumed run draws the same numbers.
-    private static long PassNumber(long step, int microBatch) => (step << 20) + microBatch;
 
     private void ThrowIfDiverged(StepLoss loss)
     {
@@ -284,6 +282,11 @@ public sealed class Trainer : IDisposable
         TrainerCheckpoint.ThrowIfDifferent(folder, state, _setup.Recipe);
         TrainerCheckpoint.Read(folder, state, _gradients, _optimizer, _average);
         _setup.Batches.RestoreState(state.Data);
+        if (state.Objective is { } remembered)
+        {
+            _setup.Objective.RestoreState(remembered);
+        }
+
         _step = state.Step;
         _savedStep = state.Step;
         _history.Restore(state.RecentLosses);

@@ -72,6 +72,88 @@ public sealed class GrpoTests
         }
     }
 
+    [Theory]
+    [InlineData(0, 0.2, null)]
+    [InlineData(0.3, 0.1, 0.3)]
+    public void LaterUpdatesOfASampleClipTheRatio(double beta, double low, double? high)
+    {
+        using var scope = NewDisposeScope();
+        using var setup = new Setup();
+        GrpoOptions options = new() { GroupSize = 4, Beta = beta, Iterations = 3, Epsilon = low, EpsilonHigh = high };
+        Random random = new(5);
+        int sampled = 0;
+        List<(int[] Prompt, int[] Completion, double Reward)> rolled = [];
+        GrpoObjective Objective() => new(
+            setup.Model, options, new TrainerOptions { LogitElements = 1 },
+            (prompts, asked, _) =>
+            {
+                sampled++;
+                return [.. prompts.Select(_ => Enumerable.Range(0, asked.GroupSize).Select(_ => Enumerable.Range(0, random.Next(2, 6)).Select(_ => random.Next(3, 160)).ToArray()).ToArray())];
+            },
+            (prompt, _, completion) =>
+            {
+                double reward = completion.Sum() % 7;
+                rolled.Add((prompt, completion, reward));
+                return reward;
+            },
+            setup.Adapters.Disable);
+        GrpoObjective objective = Objective();
+
+        // Steps 6, 7 and 8 are one sample's.
+        using (MicroBatchLoss first = objective.Backward(Prompts, objective.Weight(Prompts), 6L << 20))
+        {
+            Assert.Equal(0, first.Metrics["clip_ratio"].item<double>());
+        }
+
+        setup.TakeGradients();
+        Tensor[] before = [.. rolled.Select(r => setup.LogProbabilities(r.Prompt, r.Completion).detach())];
+        setup.Move(0.05);
+        System.Text.Json.Nodes.JsonObject saved = System.Text.Json.Nodes.JsonNode.Parse(objective.SaveState()!.ToJsonString())!.AsObject();
+        objective = Objective();
+        objective.RestoreState(saved);
+        using MicroBatchLoss sums = objective.Backward(Prompts, objective.Weight(Prompts), 7L << 20);
+        Assert.Equal(1, sampled);
+        Tensor[] gradients = setup.TakeGradients();
+
+        Tensor total = zeros(1, ScalarType.Float64);
+        double clipped = 0;
+        for (int i = 0; i < rolled.Count; i++)
+        {
+            (int[] prompt, int[] completion, double reward) = rolled[i];
+            double[] group = [.. rolled.Where(r => r.Prompt.Length == prompt.Length).Select(r => r.Reward)];
+            double mean = group.Average();
+            double advantage = (reward - mean) / (Math.Sqrt(group.Sum(r => (r - mean) * (r - mean)) / (group.Length - 1)) + 1e-4);
+            Tensor policy = setup.LogProbabilities(prompt, completion);
+            Tensor reference;
+            using (no_grad())
+            using (setup.Adapters.Disable())
+            {
+                reference = setup.LogProbabilities(prompt, completion);
+            }
+
+            Tensor ratio = (policy - before[i]).exp();
+            Tensor bounded = ratio.clamp(1 - low, 1 + (high ?? low));
+            Tensor gain = minimum(ratio * advantage, bounded * advantage);
+            Tensor k3 = (reference - policy).exp() - (reference - policy) - 1;
+            total = total + ((k3 * beta) - gain).mean() / rolled.Count;
+            clipped += gain.ne(ratio * advantage).to(ScalarType.Float64).mean().item<double>() / rolled.Count;
+        }
+
+        total.backward();
+        Assert.InRange(clipped, 0.05, 0.95);
+        Assert.Equal(clipped, sums.Metrics["clip_ratio"].item<double>() / rolled.Count, 6);
+        Assert.Equal(total.item<double>(), sums.Sum.item<double>() / rolled.Count, 5);
+        Tensor[] expected = setup.TakeGradients();
+        for (int i = 0; i < expected.Length; i++)
+        {
+            double difference = (expected[i] - gradients[i]).abs().max().item<float>();
+            Assert.True(difference < 5e-5, $"{i} differs by {difference}");
+        }
+
+        objective.Backward(Prompts, objective.Weight(Prompts), 9L << 20).Dispose();
+        Assert.Equal(2, sampled);
+    }
+
     [Fact]
     public void RewardsGoUp()
     {
@@ -173,6 +255,17 @@ public sealed class GrpoTests
             Tensor last = Model.Forward(ids, arange(prompt.Length, ScalarType.Int64).unsqueeze(0), attention)[0, -1];
             Tensor drawn = last.softmax(-1).multinomial(count, true, new Generator((ulong)seed));
             return [.. drawn.data<long>().ToArray().Select(t => new[] { (int)t })];
+        }
+
+        public void Move(double far)
+        {
+            using var none = no_grad();
+            var random = new Generator(11);
+            foreach (NamedTensor tensor in Adapters.Trainable)
+            {
+                using Tensor noise = randn(tensor.Value.shape, generator: random);
+                tensor.Value.add_(noise * far);
+            }
         }
 
         public Tensor[] TakeGradients()

@@ -25,6 +25,9 @@ public sealed record TrainingState
     /// <summary>State of the batch source.</summary>
     public required JsonObject Data { get; init; }
 
+    /// <summary>What the objective remembers between steps; null for nothing.</summary>
+    public JsonObject? Objective { get; init; }
+
     /// <summary>Lowest validation loss so far.</summary>
     public double? BestLoss { get; init; }
 

@@ -1,3 +1,4 @@
+using System.Text.Json.Nodes;
 using LoraSharp.Training.Data;
 using static TorchSharp.torch;
 
@@ -23,6 +24,14 @@ public interface ITrainingObjective
 
     /// <summary>The same sums without gradients and without anything random.</summary>
     MicroBatchLoss Evaluate(MicroBatch batch);
+
+    /// <summary>What it must remember from one step to the next, for a checkpoint; null for nothing.</summary>
+    JsonObject? SaveState() => null;
+
+    /// <summary>Goes back to what <see cref="SaveState"/> gave.</summary>
+    void RestoreState(JsonObject state)
+    {
+    }
 }
 
 /// <summary>Sums over one micro-batch, still on the device.</summary>

@@ -1,3 +1,4 @@
+using System.Text.Json.Nodes;
 using LoraSharp.Formats;
 using LoraSharp.Models;
 using LoraSharp.Training.Data;
@@ -9,11 +10,14 @@ namespace LoraSharp.Training.Rewards;
 /// <summary>
 /// Group-relative policy optimisation (Shao et al. 2024, "DeepSeekMath", arXiv 2402.03300, section 4.1) with rewards that can
 /// be checked. Of each row's prompt a group of completions is sampled from the model as it is, judged, and made more or
-/// less likely by how much better than its group each is. One update a sample, so the policy's ratio is 1 and never clipped.
+/// less likely by how much better than its group each is. A sample serves μ optimizer steps (<see cref="GrpoOptions.Iterations"/>);
+/// in the first of them the policy is the one that was sampled from, and its ratio to it 1.
 /// </summary>
 /// <remarks>
-/// Rows are prompt and reference answer, the labels mark the answer. A token's gradient is that of
-/// (−A + β·(1 − p_ref/p))·log p, divided by its completion's length: the k3 estimator of the divergence in equation 4.
+/// Rows are prompt and reference answer, the labels mark the answer. A token's loss is
+/// −min(ρ·A, clip(ρ, 1 − ε, 1 + ε_high)·A) + β·k3 with ρ = p/p_sampled and k3 = p_ref/p − log(p_ref/p) − 1, divided by its
+/// completion's length (equations 3 and 4). Its gradient is that of (−A·ρ + β·(1 − p_ref/p))·log p, without the first part where
+/// the ratio is clipped: worse than the bound lets it be, for A &gt; 0 above, for A &lt; 0 below.
 /// </remarks>
 public sealed class GrpoObjective : ITrainingObjective
 {
@@ -27,6 +31,7 @@ public sealed class GrpoObjective : ITrainingObjective
     private readonly ChunkedCrossEntropy _loss;
     private readonly RecomputeDecision _recompute;
     private readonly long _seed;
+    private readonly RolloutMemory? _memory;
 
     /// <summary>Creates the objective.</summary>
     /// <param name="model">The model with the adapter that is trained.</param>
@@ -54,7 +59,14 @@ public sealed class GrpoObjective : ITrainingObjective
         _loss = LanguageModelingObjective.CreateLoss(model, training with { LabelSmoothing = 0, ZLoss = 0 }, options.Temperature);
         _recompute = new RecomputeDecision(model, training.GradientCheckpointing);
         _seed = training.Seed;
+        _memory = options.Iterations > 1 ? new RolloutMemory(options.Iterations) : null;
     }
+
+    /// <inheritdoc/>
+    public JsonObject? SaveState() => _memory?.Save();
+
+    /// <inheritdoc/>
+    public void RestoreState(JsonObject state) => _memory?.Restore(state);
 
     /// <inheritdoc/>
     public double Weight(MicroBatch batch)
@@ -67,17 +79,24 @@ public sealed class GrpoObjective : ITrainingObjective
     public MicroBatchLoss Backward(MicroBatch batch, double stepWeight, long seed)
     {
         using var scope = NewDisposeScope();
-        Group group = Roll(batch, seed);
-        TargetTokens targets = TargetTokens.Of(group.Batch);
+        Rollout rollout = _memory?.Find(seed) ?? Roll(batch, seed);
+        TargetTokens targets = TargetTokens.Of(rollout.Batch);
         Tensor ids = tensor(targets.Ids, ScalarType.Int64, _model.Device);
-        double[]? reference = _options.Beta > 0 ? Reference(group.Batch, targets, ids) : null;
-        using var pass = new ForwardPass(_model, group.Batch, _recompute.For(group.Batch));
+        if (_options.Beta > 0 && rollout.Reference is null)
+        {
+            rollout = rollout with { Reference = Reference(rollout.Batch, targets, ids) };
+        }
+
+        using var pass = new ForwardPass(_model, rollout.Batch, _recompute.For(rollout.Batch));
         Tensor selected = targets.Select(pass.Hidden);
-        double[] divergences = new double[group.Advantages.Length];
-        float[] factors = Factors(targets, group, reference, reference is null ? null : Host(_loss.Losses(selected, ids, false, out _)), divergences);
+        double[]? policy = _options.Beta > 0 || _memory is not null ? Host(_loss.Losses(selected, ids, false, out _)) : null;
+        rollout = rollout with { Sampled = rollout.Sampled ?? policy };
+        _memory?.Keep(seed, rollout);
+        var terms = new Terms(rollout.Advantages.Length);
+        float[] factors = Factors(targets, rollout, policy, terms);
         Tensor gradient = _loss.Backward(selected, ids, tensor(factors, ScalarType.Float32, _model.Device), 1 / stepWeight, out _);
         pass.Backward(selected, gradient);
-        return Sums(group, divergences);
+        return Sums(rollout, terms);
     }
 
     /// <summary>Mean reward of completions sampled with a seed of their own; the loss is its negative.</summary>
@@ -85,12 +104,11 @@ public sealed class GrpoObjective : ITrainingObjective
     {
         using var none = no_grad();
         using var scope = NewDisposeScope();
-        Group group = Roll(batch, -1);
-        double[] losses = [.. group.Rewards.Select(r => -r)];
-        return Sums(group, new double[losses.Length], losses);
+        Rollout rollout = Roll(batch, -1);
+        return Sums(rollout, new Terms(rollout.Rewards.Length), [.. rollout.Rewards.Select(r => -r)]);
     }
 
-    private Group Roll(MicroBatch batch, long seed)
+    private Rollout Roll(MicroBatch batch, long seed)
     {
         (int[] Prompt, int[] Reference)[] asked = [.. Enumerable.Range(0, batch.Rows).Select(row => Split(batch, row))];
         IReadOnlyList<IReadOnlyList<int[]>> groups;
@@ -143,49 +161,62 @@ public sealed class GrpoObjective : ITrainingObjective
         return Host(_loss.Losses(targets.Select(pass.Hidden), ids, false, out _));
     }
 
-    // Factor on each token's −log p, and each completion's divergence.
-    private float[] Factors(TargetTokens targets, Group group, double[]? reference, double[]? policy, double[] divergences)
+    // Factor on each token's −log p, and what the tokens' terms come to.
+    private float[] Factors(TargetTokens targets, Rollout rollout, double[]? policy, Terms terms)
     {
         double[] lengths = targets.SequenceWeights();
         float[] factors = new float[targets.Count];
+        double lowest = 1 - _options.Epsilon, highest = 1 + (_options.EpsilonHigh ?? _options.Epsilon);
         for (int i = 0; i < factors.Length; i++)
         {
             int row = targets.Sequences[i];
-            double factor = group.Advantages[row];
-            if (reference is not null)
+            double advantage = rollout.Advantages[row], share = 1 / lengths[row];
+
+            // Of losses that are −log p.
+            double ratio = policy is null ? 1 : Math.Exp(rollout.Sampled![i] - policy[i]);
+            bool clipped = advantage > 0 ? ratio > highest : advantage < 0 && ratio < lowest;
+            terms.Gains[row] += share * Math.Min(ratio * advantage, Math.Clamp(ratio, lowest, highest) * advantage);
+            terms.Clipped[row] += clipped ? share : 0;
+            double factor = clipped ? 0 : advantage * ratio;
+            if (rollout.Reference is not null)
             {
-                // log p_ref − log p of losses that are −log p.
-                double difference = policy![i] - reference[i];
+                double difference = policy![i] - rollout.Reference[i];
                 factor -= _options.Beta * (1 - Math.Exp(difference));
-                divergences[row] += (Math.Exp(difference) - difference - 1) / lengths[row];
+                terms.Divergences[row] += share * (Math.Exp(difference) - difference - 1);
             }
 
-            factors[i] = (float)(factor / lengths[row]);
+            factors[i] = (float)(factor * share);
         }
 
         return factors;
     }
 
-    private MicroBatchLoss Sums(Group group, double[] divergences, double[]? losses = null)
+    private MicroBatchLoss Sums(Rollout rollout, Terms terms, double[]? losses = null)
     {
-        losses ??= [.. group.Advantages.Zip(divergences, (a, d) => -a + (_options.Beta * d))];
+        losses ??= [.. terms.Gains.Zip(terms.Divergences, (gain, d) => -gain + (_options.Beta * d))];
         Tensor Scalar(double value) => tensor(value, ScalarType.Float64, _model.Device).MoveToOuterDisposeScope();
+        var metrics = new Dictionary<string, Tensor>
+        {
+            // Each is a mean over completions once it is divided by their number.
+            ["reward"] = Scalar(rollout.Rewards.Sum()),
+            ["reward_std"] = Scalar(rollout.Spreads.Sum() * _options.GroupSize),
+            ["flat_groups"] = Scalar(rollout.Spreads.Count(s => s == 0) * _options.GroupSize),
+            ["kl"] = Scalar(terms.Divergences.Sum()),
+            ["completion_length"] = Scalar(TargetTokens.Of(rollout.Batch).Count),
+            ["truncated"] = Scalar(rollout.Truncated),
+        };
+        if (_memory is not null)
+        {
+            metrics["clip_ratio"] = Scalar(terms.Clipped.Sum());
+        }
+
         return new()
         {
-            Weight = group.Rewards.Length,
+            Weight = rollout.Rewards.Length,
             Sum = Scalar(losses.Sum()),
             BySequence = tensor(losses, ScalarType.Float64, _model.Device).MoveToOuterDisposeScope(),
             SequenceWeights = [.. Enumerable.Repeat(1.0, losses.Length)],
-            Metrics = new Dictionary<string, Tensor>
-            {
-                // Each is a mean over completions once it is divided by their number.
-                ["reward"] = Scalar(group.Rewards.Sum()),
-                ["reward_std"] = Scalar(group.Spreads.Sum() * _options.GroupSize),
-                ["flat_groups"] = Scalar(group.Spreads.Count(s => s == 0) * _options.GroupSize),
-                ["kl"] = Scalar(divergences.Sum()),
-                ["completion_length"] = Scalar(TargetTokens.Of(group.Batch).Count),
-                ["truncated"] = Scalar(group.Truncated),
-            },
+            Metrics = metrics,
         };
     }
 
@@ -206,5 +237,13 @@ public sealed class GrpoObjective : ITrainingObjective
         return (ids[..start], ids[start..]);
     }
 
-    private sealed record Group(MicroBatch Batch, double[] Rewards, double[] Advantages, double[] Spreads, int Truncated);
+    // Means over the tokens of each completion.
+    private sealed class Terms(int completions)
+    {
+        public double[] Gains { get; } = new double[completions];
+
+        public double[] Clipped { get; } = new double[completions];
+
+        public double[] Divergences { get; } = new double[completions];
+    }
 }

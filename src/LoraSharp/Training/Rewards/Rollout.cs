@@ -1,21 +1,18 @@
+using LoraSharp.Training.Data;
+
 namespace LoraSharp.Training.Rewards;
 
-/// <summary>Samples completions from the model as it is now.</summary>
-/// <param name="prompts">Token ids of each prompt.</param>
-/// <param name="options">How many of each, how long, at which temperature.</param>
-/// <param name="seed">Equal seeds give equal completions.</param>
-/// <returns>Of each prompt its group: token ids without the prompt, with the end token where it was reached.</returns>
-public delegate IReadOnlyList<IReadOnlyList<int[]>> SampleCompletions(IReadOnlyList<int[]> prompts, GrpoOptions options, long seed);
+/// <summary>Sampled completions of a micro-batch's prompts, judged: what several updates may learn from.</summary>
+/// <param name="Batch">Prompts and completions; the labels mark the completions.</param>
+/// <param name="Rewards">Of each completion.</param>
+/// <param name="Advantages">Of each completion.</param>
+/// <param name="Spreads">Standard deviation of each group's rewards.</param>
+/// <param name="Truncated">Completions that reached the longest length.</param>
+internal sealed record Rollout(MicroBatch Batch, double[] Rewards, double[] Advantages, double[] Spreads, int Truncated)
+{
+    /// <summary>−log p of each supervised token under the policy that was sampled from; null until its first pass.</summary>
+    public double[]? Sampled { get; init; }
 
-/// <summary>Judges a completion by its token ids.</summary>
-/// <param name="prompt">Token ids.</param>
-/// <param name="reference">The row's own completion: what a check compares with.</param>
-/// <param name="completion">What the model wrote.</param>
-public delegate double CompletionReward(int[] prompt, int[] reference, int[] completion);
-
-/// <summary>Judges a completion by its text, special tokens left out.</summary>
-/// <param name="prompt">What the model was asked.</param>
-/// <param name="reference">The row's own completion: what a check compares with.</param>
-/// <param name="completion">What the model wrote.</param>
-/// <returns>Any finite number; only differences within a prompt's group count.</returns>
-public delegate double TextReward(string prompt, string reference, string completion);
+    /// <summary>−log p of each supervised token under the reference; null without one.</summary>
+    public double[]? Reference { get; init; }
+}

@@ -134,7 +134,7 @@ public sealed class SideBySideTrainer : IDisposable
         {
             foreach (TrialState[] group in Groups(running, micro[i]))
             {
-                double[] sums = Backward(micro[i], group, weight, (step << 20) + i);
+                double[] sums = Backward(micro[i], group, weight, TrainerPass.Number(step, i));
                 for (int j = 0; j < sums.Length; j++)
                 {
                     losses[Array.IndexOf(running, group[j])] += sums[j] / weight;
