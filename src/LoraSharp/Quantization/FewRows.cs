@@ -17,6 +17,17 @@ internal static unsafe class FewRows
     // Weights a thread should have at least: about 5 µs.
     private const long Grain = 100_000;
 
+    /// <summary>
+    /// Rows of x up to which a kernel beats dequantising W and a dense product, which processors with AVX512-BF16 do fast
+    /// in bfloat16 only (docs/benchmarks/nf4.md); 0 for a type the kernels do not know.
+    /// </summary>
+    public static long Most(ScalarType dtype) => dtype switch
+    {
+        ScalarType.BFloat16 => 8,
+        ScalarType.Float32 => 16,
+        _ => 0,
+    };
+
     /// <summary>Multiplies.</summary>
     /// <param name="x">[..., k] contiguous, float32 or bfloat16, on the CPU.</param>
     /// <param name="k">Columns of the matrix.</param>

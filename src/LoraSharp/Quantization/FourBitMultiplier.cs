@@ -14,9 +14,6 @@ namespace LoraSharp.Quantization;
 /// </summary>
 internal static unsafe class FourBitMultiplier
 {
-    /// <summary>Rows of X up to which this beats dequantising W and a matrix product (docs/benchmarks/nf4.md).</summary>
-    public const int MostRows = 12;
-
     // Blocks whose scales are decoded at a time.
     private const int Batch = 256;
 

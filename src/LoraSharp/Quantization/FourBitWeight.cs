@@ -87,8 +87,8 @@ public sealed unsafe class FourBitWeight : IQuantizedMatrix
     public Device Device => _packed.device;
 
     /// <inheritdoc/>
-    public bool CanMultiply(long rows, ScalarType dtype) => dtype is ScalarType.Float32 or ScalarType.BFloat16
-        && rows <= FourBitMultiplier.MostRows && _packed.device_type == DeviceType.CPU && FourBitMultiplier.Supports(Columns, BlockSize);
+    public bool CanMultiply(long rows, ScalarType dtype) => rows <= FewRows.Most(dtype)
+        && _packed.device_type == DeviceType.CPU && FourBitMultiplier.Supports(Columns, BlockSize);
 
     /// <summary>Quantises a matrix in its own precision.</summary>
     /// <param name="matrix">[f, k], contiguous, float32, bfloat16 or float16, on the CPU.</param>

@@ -17,9 +17,6 @@ public sealed unsafe class ScaledBlockWeight : IQuantizedMatrix
     /// <summary>Weights a scale.</summary>
     public const int BlockSize = 32;
 
-    // Rows of x up to which the kernel beats dequantising W and a matrix product (docs/benchmarks/nf4.md).
-    private const long MostRows = 8;
-
     // Weights that are in single precision at a time while quantising.
     private const long Piece = 1 << 22;
 
@@ -119,7 +116,7 @@ public sealed unsafe class ScaledBlockWeight : IQuantizedMatrix
     }
 
     /// <inheritdoc/>
-    public bool CanMultiply(long rows, ScalarType dtype) => rows <= MostRows && _isOnCpu && dtype is ScalarType.Float32 or ScalarType.BFloat16;
+    public bool CanMultiply(long rows, ScalarType dtype) => rows <= FewRows.Most(dtype) && _isOnCpu;
 
     /// <inheritdoc/>
     public Tensor Multiply(Tensor x, long[] shape) => Multiply(x, shape, VectorWidths.Best);

@@ -78,6 +78,7 @@ public sealed partial class InferenceEngine : IDisposable
         _background = new BackgroundQueue(clock);
         Metrics = new EngineMetrics(() => Status, clock);
         _shelf = new AdapterShelf(adapters, open, limits, work => _inbox.Post(work), Metrics, clock, model.Device.type == DeviceType.CPU);
+        WorkerThreads.Release();
         _thread = new Thread(Loop) { Name = "LoraSharp engine", IsBackground = true };
         _thread.Start();
     }

@@ -3,6 +3,7 @@ using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Peft;
 using LoraSharp.Serving.Cache;
+using LoraSharp.Tensors.Interop;
 
 namespace LoraSharp.Serving.Shelf;
 
@@ -266,6 +267,10 @@ internal sealed class AdapterShelf
             catch (Exception error)
             {
                 _post(() => Fail(load, error));
+            }
+            finally
+            {
+                WorkerThreads.Release();
             }
         });
     }
