@@ -31,7 +31,7 @@ internal static class SweepBenchmark
         }
 
         NativeRuntime.EnsureLoaded();
-        HostAllocator.ReturnLargeBlocks();
+        HostAllocator.KeepBlocks();
         ScalarType dtype = args.Length > 1 && args[1] == "bfloat16" ? ScalarType.BFloat16 : ScalarType.Float32;
         string[] shapes = args.Length > 2 ? args[2..] : ["1x16", "1x64", "4x64"];
         Console.WriteLine($"{dtype}, {Trials} adapters, {get_num_threads()} threads, milliseconds a step (fastest of {Steps - 1})");

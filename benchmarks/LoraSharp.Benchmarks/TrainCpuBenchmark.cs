@@ -23,7 +23,7 @@ internal static class TrainCpuBenchmark
     {
         if (args.Length < 1)
         {
-            Console.Error.WriteLine("usage: train-cpu MODEL_FOLDER [steps] [float32|bfloat16] [on|off: gradient checkpointing]");
+            Console.Error.WriteLine("usage: train-cpu MODEL_FOLDER [steps] [float32|bfloat16] [on|off: gradient checkpointing] [reuse]");
             return 2;
         }
 
@@ -31,7 +31,15 @@ internal static class TrainCpuBenchmark
         ScalarType dtype = args.Length > 2 && args[2] == "bfloat16" ? ScalarType.BFloat16 : ScalarType.Float32;
         GradientCheckpointing recompute = args.Length > 3 && args[3] == "on" ? GradientCheckpointing.On : GradientCheckpointing.Off;
         NativeRuntime.EnsureLoaded();
-        HostAllocator.ReturnLargeBlocks();
+        if (args.Contains("reuse"))
+        {
+            HostAllocator.KeepBlocks();
+        }
+        else
+        {
+            HostAllocator.ReturnLargeBlocks();
+        }
+
         using var source = ModelSource.OpenFolder(args[0]);
         using var adapters = new AdapterSet();
         using CausalLanguageModel model = ModelLoader.Load(source, new LoraLinearFactory(adapters, new DenseLinearFactory()), dtype, CPU);

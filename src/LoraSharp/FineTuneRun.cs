@@ -75,7 +75,15 @@ public sealed class FineTuneRun
             throw new LoraSharpException("data.train is missing: give a file, a folder or a list of them.");
         }
 
-        HostAllocator.ReturnLargeBlocks();
+        if (_recipe.Training.ReuseMemory)
+        {
+            HostAllocator.KeepBlocks();
+        }
+        else
+        {
+            HostAllocator.ReturnLargeBlocks();
+        }
+
         var folder = new RunFolder(_recipe.Output);
         folder.Claim(_recipe);
         bool full = _recipe.Method == "full";
@@ -90,7 +98,7 @@ public sealed class FineTuneRun
         var adapter = new RunAdapter(_recipe, Resolve);
         bool fromData = !full && adapter.NeedsData;
         IReadOnlyList<NamedTensor> trainable = full ? [.. loaded.Model.Parameters.DistinctBy(p => p.Name)] : fromData ? [] : adapter.Make(loaded, notes);
-        using TrainingData? data = Source is null ? TrainingData.Load(Data(), loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation) : null;
+        using TrainingData? data = Source is null ? TrainingData.Load(Data() with { VocabularySize = loaded.Model.Config.VocabularySize }, loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation) : null;
         foreach (string warning in data?.Report.Warnings() ?? [])
         {
             notes(warning);
@@ -375,7 +383,7 @@ public sealed class FineTuneRun
     // What must be equal for a run to be gone on with: everything but where it is written and how long it is kept.
     private JsonObject Fingerprint()
     {
-        Recipe same = _recipe with { Output = "", Overwrite = false, Device = "", Report = new(), Sweep = new(), Training = _recipe.Training with { KeepLast = 1 } };
+        Recipe same = _recipe with { Output = "", Overwrite = false, Device = "", Report = new(), Sweep = new(), Training = _recipe.Training with { KeepLast = 1, ReuseMemory = false } };
         return new JsonObject(RecipeWriter.Settings(same).Select(s => KeyValuePair.Create(s.Key, (JsonNode?)JsonValue.Create(s.Value))));
     }
 

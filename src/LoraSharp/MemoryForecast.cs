@@ -21,6 +21,9 @@ public sealed partial record MemoryForecast
     private const long Process = 235_000_000;
     private const long TokenizerEntry = 1_000;
 
+    // Gaps between blocks that are kept for reuse, as a share of activations in float32 and bfloat16.
+    private const double GapsFloat32 = 0.45, GapsBfloat16 = 0.27;
+
     // Of a piece of logits: itself, its logarithms, their derivative in the compute type.
     private const int BytesOfLogit = 12;
 
@@ -51,6 +54,9 @@ public sealed partial record MemoryForecast
     /// <summary>Whether activations are computed again instead of kept.</summary>
     public required bool Recomputes { get; init; }
 
+    /// <summary>The same recipe on a GPU; null where the blocks are not Llama's or every weight trains.</summary>
+    public GpuMemoryForecast? Gpu { get; init; }
+
     /// <summary>All parts.</summary>
     public long Total => Runtime + Base + Trained + Activations + Logits;
 
@@ -68,7 +74,7 @@ public sealed partial record MemoryForecast
         int compute = engine.DType == "bfloat16" ? 2 : 4;
         TensorInfo[] all = [.. source.Tensors.Tensors.Values];
         TensorInfo[] matrices = [.. all.Where(t => t.Shape.Count == 2 && InBlock().IsMatch(t.Name) && t.Name.EndsWith(".weight", StringComparison.Ordinal))];
-        (int rows, int length) = LargestBatch(recipe, run);
+        (int rows, int length) = LargestBatch(recipe, run, config.VocabularySize);
         long tokens = (long)rows * length;
         double perToken = ActivationMemory.BytesPerToken(matrices.Select(m => (m.Shape[0], m.Shape[1])), config.Layers.Count, config.HiddenSize, compute, recipe.Method != "full");
         bool recomputes = recipe.Training.GradientCheckpointing switch
@@ -82,18 +88,42 @@ public sealed partial record MemoryForecast
             Runtime = Process + (TokenizerEntry * config.VocabularySize),
             Base = BaseBytes(all, matrices, engine.Quantization, compute),
             Trained = TrainedBytes(recipe, run, all, matrices, compute),
-            Activations = (long)(recomputes ? ActivationMemory.Recomputed(perToken, config.Layers.Count, config.HiddenSize, compute, tokens) : perToken * tokens),
+            Activations = (long)((recomputes ? ActivationMemory.Recomputed(perToken, config.Layers.Count, config.HiddenSize, compute, tokens) : perToken * tokens) * (recipe.Training.ReuseMemory ? 1 + (compute == sizeof(float) ? GapsFloat32 : GapsBfloat16) : 1)),
             Logits = LogitBytes(recipe, config, tokens, compute),
             Rows = rows,
             Length = length,
             Recomputes = recomputes,
+            Gpu = recipe.Method == "full" ? null : OnGpu(recipe, run, all, matrices, config, rows, length),
         };
     }
 
-    private static (int Rows, int Length) LargestBatch(Recipe recipe, FineTuneRun run)
+    private static GpuMemoryForecast? OnGpu(Recipe recipe, FineTuneRun run, TensorInfo[] all, TensorInfo[] matrices, DecoderConfig config, int rows, int length)
+    {
+        const int Compute = 2;
+        if (GpuMemoryForecast.ShapeOf(all, matrices, config) is not { } shape)
+        {
+            return null;
+        }
+
+        QuantizationOptions? quantization = run.Engine(full: false).Quantization;
+        TrainingRecipe t = recipe.Training;
+        bool packed = recipe.Data.Packing;
+        bool fits = packed && t is { FusedStep: "auto", LabelSmoothing: 0, ZLoss: 0, NeftuneAlpha: 0 } && recipe.Adapter is { Dropout: 0, RankDropout: 0, Dora: false } && recipe.Adapter.ModulesToSave.Count == 0;
+        (int fullRows, int fullLength) = packed ? (t.BatchSize, recipe.Data.MaxLength) : (rows, length);
+        double perToken = ActivationMemory.BytesPerToken(matrices.Select(m => (m.Shape[0], m.Shape[1])), config.Layers.Count, config.HiddenSize, Compute, isAdapted: true);
+        return new GpuMemoryForecast
+        {
+            Fused = fits ? GpuMemoryForecast.FusedBytes(shape, recipe.Adapter.Rank, quantization, (long)fullRows * fullLength, t.GradientCheckpointing == "on", packed: true) : null,
+            Plain = GpuMemoryForecast.PlainBytes(
+                BaseBytes(all, matrices, quantization, Compute), TrainedBytes(recipe, run, all, matrices, Compute), perToken, shape, fullRows, fullLength, t.GradientCheckpointing == "on", packed,
+                LogitBytes(recipe, config, (long)fullRows * fullLength, Compute)),
+        };
+    }
+
+    private static (int Rows, int Length) LargestBatch(Recipe recipe, FineTuneRun run, long vocabulary)
     {
         ModelLanguage language = ModelLanguage.Open(run.Model);
-        using TrainingData data = TrainingData.Load(run.Data(), language.Tokenizer, language.ChatTemplate?.Renderer());
+        using TrainingData data = TrainingData.Load(run.Data() with { VocabularySize = vocabulary }, language.Tokenizer, language.ChatTemplate?.Renderer());
         using IBatchSource source = FineTuneRun.Planner(data, run.Batches(null, data));
         (int Rows, int Length) largest = (0, 0);
         for (int step = 0; step < StepsLookedAt && source.NextStep() is { Count: > 0 } batches; step++)

@@ -30,7 +30,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
     public SweepReport Execute(Action<SweepProgress>? progress = null, Action<string>? notes = null, CancellationToken cancellation = default)
     {
         ThrowIfUnfit();
-        HostAllocator.ReturnLargeBlocks();
+        HostAllocator.KeepBlocks();
         var folder = new SweepFolder(recipe);
         using LoadedModel loaded = EngineSetup.Load(_run.Engine(full: false));
         using TrainingData data = LoadData(loaded, notes, cancellation);
@@ -90,7 +90,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
 
     private TrainingData LoadData(LoadedModel loaded, Action<string>? notes, CancellationToken cancellation)
     {
-        TrainingData data = TrainingData.Load(_run.Data(), loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation);
+        TrainingData data = TrainingData.Load(_run.Data() with { VocabularySize = loaded.Model.Config.VocabularySize }, loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation);
         foreach (string warning in data.Report.Warnings())
         {
             notes?.Invoke(warning);

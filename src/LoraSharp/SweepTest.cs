@@ -37,7 +37,7 @@ internal sealed class SweepTest : IDisposable
             Validation = new ValidationSource(),
             MaxSamples = settings.TestRows,
         };
-        return new SweepTest(TrainingData.Load(options, loaded.TokenizerOrNull, loaded.ChatRenderer), Evaluator.References(options), settings);
+        return new SweepTest(TrainingData.Load(options with { VocabularySize = loaded.Model.Config.VocabularySize }, loaded.TokenizerOrNull, loaded.ChatRenderer), Evaluator.References(options), settings);
     }
 
     /// <summary>Measures the model with what is selected on it.</summary>

@@ -122,6 +122,11 @@ internal static class DoctorCommand
             CultureInfo.InvariantCulture,
             $"about {Size(forecast.Total)} at the peak on a CPU{(forecast.Total < available ? "" : $", more than the {Size(available)} there are: a smaller batch_size or max_length, gradient_checkpointing: on, dtype: bfloat16 or method: qlora take less")}")));
         findings.Add(new Finding("", true, $"base {Size(forecast.Base)}, trained weights, gradients and optimizer {Size(forecast.Trained)}, activations {Size(forecast.Activations)} ({(forecast.Recomputes ? "computed again" : "kept")}; largest micro-batch {forecast.Rows} × {forecast.Length}), logits {Size(forecast.Logits)}, process {Size(forecast.Runtime)}"));
+        if (forecast.Gpu is { } gpu)
+        {
+            findings.Add(new Finding("on a GPU", true, $"about {(gpu.Fused is { } fused ? $"{Size(fused)} with the fused step, " : "")}{Size(gpu.Plain)} with plain operators, in bfloat16 (counted from the tensors, not measured on this machine)"));
+        }
+
         return forecast;
     }
 

@@ -34,6 +34,7 @@ internal static class EvalCommand
                 Format = DatasetFormats.Parse(parsed.GetValue(format)!),
                 MaxLength = parsed.GetValue(maxLength),
                 MaxSamples = parsed.GetValue(maxSamples),
+                VocabularySize = loaded.Model.Config.VocabularySize,
             };
             using TrainingData rows = TrainingData.Load(options, loaded.TokenizerOrNull, loaded.ChatRenderer);
             LossReport loss = Evaluator.Loss(loaded, rows.Train, parsed.GetValue(batch));

@@ -18,8 +18,8 @@ public static class DatasetReader
     /// <exception cref="MalformedFileException">The file is missing, broken or of no known kind.</exception>
     public static IEnumerable<DatasetRow> Read(string path)
     {
-        using Stream stream = new PeekStream(CompressedFile.Open(path));
-        using IEnumerator<DatasetRow> rows = Open(path, (PeekStream)stream).GetEnumerator();
+        using var stream = new PeekStream(CompressedFile.Open(path));
+        using IEnumerator<DatasetRow> rows = Begin(path, stream);
         while (true)
         {
             DatasetRow row;
@@ -38,12 +38,27 @@ public static class DatasetReader
             }
             catch (Exception error) when (IsBrokenInput(error))
             {
-                throw new MalformedFileException(path, $"is truncated or broken: {error.Message}", error);
+                throw Broken(path, error);
             }
 
             yield return row;
         }
     }
+
+    // The kind shows in the first bytes, and to unpack them may fail already.
+    private static IEnumerator<DatasetRow> Begin(string path, PeekStream stream)
+    {
+        try
+        {
+            return Open(path, stream).GetEnumerator();
+        }
+        catch (Exception error) when (IsBrokenInput(error))
+        {
+            throw Broken(path, error);
+        }
+    }
+
+    private static MalformedFileException Broken(string path, Exception error) => new(path, $"is truncated or broken: {error.Message}", error);
 
     private static bool IsBrokenInput(Exception error) =>
         error is InvalidDataException or IOException or ZstdSharp.ZstdException

@@ -364,6 +364,10 @@ public sealed record TrainingRecipe
     [AllowedValues("auto", "off")]
     public string FusedStep { get; init; } = "auto";
 
+    /// <summary>Reuse of memory.</summary>
+    [Description("On a CPU, keep freed memory for the next activations instead of giving it back: steps a fifth to a quarter shorter, peak memory up to half larger.")]
+    public bool ReuseMemory { get; init; }
+
     /// <summary>LoRA+.</summary>
     [Description("Learning rate of B over that of A (Hayou et al. 2024); 1 for plain LoRA.")]
     [Range(1e-6, 1e6)]

@@ -36,7 +36,7 @@ public sealed record SweepRecipe
     public string Mode { get; init; } = "auto";
 
     /// <summary>Group size.</summary>
-    [Description("Most trials in one pass; 0 for as many as fill it (256 tokens on a CPU): more need more memory and gain nothing.")]
+    [Description("Most trials in one pass; 0 for as many as fill it (512 tokens on a CPU): more need more memory and gain nothing.")]
     [Range(0, 4096)]
     public int AtOnce { get; init; }
 

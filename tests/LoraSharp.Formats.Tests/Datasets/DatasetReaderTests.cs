@@ -122,6 +122,31 @@ public sealed class DatasetReaderTests : IDisposable
     }
 
     [Fact]
+    public void A_packed_file_that_ends_at_a_line_end_too_early_is_an_error()
+    {
+        string path = Path.Combine(_folder, "line.jsonl.gz");
+        using (var file = new MemoryStream())
+        {
+            var packer = new System.IO.Compression.GZipStream(file, System.IO.Compression.CompressionLevel.Fastest, leaveOpen: true);
+            packer.Write("{\"text\": \"one\"}\n"u8);
+            packer.Flush();
+
+            // Whole rows are there, the rest is not.
+            File.WriteAllBytes(path, file.ToArray());
+        }
+
+        Assert.Contains("line.jsonl.gz: is truncated or broken", Assert.ThrowsAny<LoraSharpException>(() => DatasetReader.Read(path).Count()).Message);
+    }
+
+    [Fact]
+    public void A_packed_file_that_is_broken_from_its_first_bytes_is_an_error()
+    {
+        string path = Path.Combine(_folder, "broken.jsonl.xz");
+        File.WriteAllBytes(path, [0xfd, (byte)'7', (byte)'z', (byte)'X', (byte)'Z', 0, 0, 4, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        Assert.Contains("broken.jsonl.xz: is truncated or broken", Assert.ThrowsAny<LoraSharpException>(() => DatasetReader.Read(path).Count()).Message);
+    }
+
+    [Fact]
     public void A_malformed_line_is_named_with_line_and_column_and_quoted()
     {
         string message = Assert.Throws<DatasetException>(() => Read("a.jsonl", $"{{\"text\": \"one\"}}\n{{\"text\": one, \"more\": \"{new string('x', 500)}\"}}\n")).Message;

@@ -142,6 +142,9 @@ public sealed record DataOptions
     /// <summary>Keep rows that came tokenized without the padding at their end.</summary>
     public bool TrimPadding { get; init; }
 
+    /// <summary>Rows of the model's table of tokens: no id may reach it. 0 when it isn't known.</summary>
+    public long VocabularySize { get; init; }
+
     /// <summary>Every fault of the options; empty when there is none.</summary>
     public IReadOnlyList<string> Validate()
     {

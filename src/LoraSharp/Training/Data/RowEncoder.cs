@@ -219,6 +219,7 @@ public sealed class RowEncoder
 
     private EncodedRow Finish(DatasetRow row, TrainingExample example, List<string>? notes, bool keep, bool split = true)
     {
+        RequireKnown(row, example, keep);
         int longest = _options.MaxLength;
         int length = example.InputIds.Length;
         if (length > longest && _options.LongRows == LongRows.Drop)
@@ -253,6 +254,23 @@ public sealed class RowEncoder
 
         return parts.Count > 0 ? new EncodedRow(parts, null, cut, notes)
             : new EncodedRow([], cut > 0 ? $"nothing to train on is left within max_length ({longest} tokens)" : "no token is trained on", cut, notes);
+    }
+
+    private void RequireKnown(DatasetRow row, TrainingExample example, bool tokenized)
+    {
+        long size = _options.VocabularySize;
+        int largest = example.InputIds.DefaultIfEmpty().Max();
+        if (size > 0 && largest >= size)
+        {
+            throw new DatasetException(row, tokenized
+                ? $"'input_ids' holds {largest}. Expected ids below {size}, the model's vocabulary: the rows were tokenized for another model."
+                : $"the tokenizer gives the id {largest}, but the model's table has {size} rows. Expected a tokenizer that belongs to the model.");
+        }
+
+        if (tokenized && example.Labels.FirstOrDefault(l => l != TrainingExample.Ignored && (l < 0 || (size > 0 && l >= size))) is var wrong && wrong != 0)
+        {
+            throw new DatasetException(row, $"'labels' holds {wrong}. Expected {(size > 0 ? $"ids below {size}" : "ids from 0")}, or {TrainingExample.Ignored} where nothing is trained.");
+        }
     }
 
     private static TrainingExample Slice(TrainingExample example, int start, int end) => example with

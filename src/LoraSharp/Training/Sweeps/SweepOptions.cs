@@ -14,7 +14,7 @@ public sealed record SweepOptions
     public int AtOnce { get; init; }
 
     /// <summary>Tokens that fill a pass on a CPU.</summary>
-    public const int CpuPassTokens = 256;
+    public const int CpuPassTokens = 512;
 
     /// <summary>Tokens that fill a pass on a GPU.</summary>
     public const int GpuPassTokens = 16384;

@@ -84,6 +84,13 @@ public sealed class TrainingDataTests : IDisposable
     public void Empty_and_masked_sets_are_refused(string row, string expected) =>
         Assert.Contains(expected, Assert.Throws<LoraSharpException>(() => Load(Options(Write("a.jsonl", [row])))).Message);
 
+    [Theory]
+    [InlineData("{\"input_ids\": [1, 900], \"labels\": [1, 2]}", "a.jsonl:1: 'input_ids' holds 900. Expected ids below 300")]
+    [InlineData("{\"input_ids\": [1, 2], \"labels\": [1, 300]}", "'labels' holds 300. Expected ids below 300, or -100")]
+    [InlineData("{\"input_ids\": [1, 2], \"labels\": [1, -1]}", "'labels' holds -1")]
+    public void Ids_beyond_the_vocabulary_are_refused(string row, string expected) =>
+        Assert.Contains(expected, Assert.ThrowsAny<LoraSharpException>(() => Load(Options(Write("a.jsonl", [row])) with { VocabularySize = 300 })).Message);
+
     [Fact]
     public void Mixed_schemas_in_a_file_are_refused()
     {

@@ -1,0 +1,98 @@
+using LoraSharp.Formats;
+using LoraSharp.Quantization;
+using LoraSharp.Training.Loss;
+
+namespace LoraSharp;
+
+/// <summary>
+/// What a recipe would take of a GPU, tensor by tensor, by each of the two ways of training there. Of Llama-shaped blocks
+/// (q, k, v, o, gate, up, down) in bfloat16. Compared with measured steps of the fused one (docs/benchmarks/memory.md); the plain one
+/// is counted and not yet compared.
+/// </summary>
+public sealed record GpuMemoryForecast
+{
+    // What the driver, libraries and their workspaces take before a tensor is there.
+    private const long Context = 1_000_000_000;
+    private const int Bf16 = 2, Fp32 = 4;
+
+    // The fused step's pieces of logits.
+    private const long FusedLossChunk = 1024;
+
+    /// <summary>Bytes with the fused step (training.fused_step: auto); null where it does not fit the recipe.</summary>
+    public long? Fused { get; init; }
+
+    /// <summary>Bytes with libtorch's operators (training.fused_step: off).</summary>
+    public required long Plain { get; init; }
+
+    /// <summary>One decoder's sizes, as both ways need them.</summary>
+    /// <param name="Layers">Blocks.</param>
+    /// <param name="Size">d.</param>
+    /// <param name="Heads">Values of a token's queries, h·e.</param>
+    /// <param name="KeyValues">Values of a token's keys, hk·e.</param>
+    /// <param name="QueryHeads">h.</param>
+    /// <param name="Inner">f.</param>
+    /// <param name="Vocabulary">v.</param>
+    /// <param name="OtherWeights">Weights outside of the blocks' matrices: embedding, head, norms.</param>
+    public sealed record Shape(int Layers, long Size, long Heads, long KeyValues, long QueryHeads, long Inner, long Vocabulary, long OtherWeights)
+    {
+        /// <summary>Weights of a block's seven matrices.</summary>
+        public long BlockWeights => (Size * ((2 * Heads) + (2 * KeyValues))) + (3 * Size * Inner);
+    }
+
+    /// <summary>Bytes of the fused step.</summary>
+    /// <param name="shape">The decoder.</param>
+    /// <param name="rank">r, on all seven matrices.</param>
+    /// <param name="quantization">Of a 4-bit base; null for a dense one.</param>
+    /// <param name="tokens">Of a micro-batch.</param>
+    /// <param name="checkpointing">Keep the blocks' inputs only.</param>
+    /// <param name="packed">Attention by FlashAttention over packed rows, which keeps no copies of q, k and v.</param>
+    public static long FusedBytes(Shape shape, int rank, QuantizationOptions? quantization, long tokens, bool checkpointing, bool packed)
+    {
+        ArgumentNullException.ThrowIfNull(shape);
+        (long d, long f, long h, long kv) = (shape.Size, shape.Inner, shape.Heads, shape.KeyValues);
+        long attention = (packed ? 0 : Bf16 * ((2 * h) + (2 * kv))) + (Fp32 * shape.QueryHeads);
+
+        // Residual after attention, q·k·v, attention's output, gate and up, two norms' scales.
+        long block = (Bf16 * (d + (h + (2 * kv)) + (h + rank) + ((2 * f) + (2 * rank)))) + (2 * Fp32);
+        long kept = checkpointing ? 1 : shape.Layers;
+
+        // Attention's own tensors come twice: what the step before the capture left with the allocator is not the graph's.
+        long states = tokens * ((shape.Layers * Bf16 * d) + (kept * (block + (2 * attention))));
+        long buffers = Bf16 * tokens * ((8 * d) + (2 * f) + h + (h + (2 * kv)) + (9 * rank));
+        long logits = Bf16 * Math.Min(FusedLossChunk, tokens) * shape.Vocabulary;
+        long factors = shape.Layers * rank * ((d + h) + (2 * (d + kv)) + (h + d) + (3 * (d + f)));
+        long weights = quantization is null
+            ? Bf16 * shape.Layers * shape.BlockWeights
+            : (shape.Layers * MemoryEstimate.FourBitBytes(shape.BlockWeights, quantization)) + (Bf16 * d * 2 * f);
+
+        // Of a factor: float32 value, gradient and two moments, its gradient in bfloat16, its place in the base's matrix; and the model's own float32.
+        long trained = factors * ((5 * Fp32) + (2 * Bf16));
+        return Context + weights + (Bf16 * shape.OtherWeights) + states + buffers + logits + trained;
+    }
+
+    /// <summary>Bytes of a step by libtorch's operators.</summary>
+    /// <param name="weights">Of the base as it is held.</param>
+    /// <param name="trained">Trained numbers, gradients, optimizer state.</param>
+    /// <param name="activationsOfToken">Of <see cref="ActivationMemory"/>.</param>
+    /// <param name="shape">The decoder.</param>
+    /// <param name="rows">Of a micro-batch.</param>
+    /// <param name="length">Tokens of a row.</param>
+    /// <param name="recomputes">Keep the blocks' inputs only.</param>
+    /// <param name="packed">Attention under a mask, which is there once as truth values and once as numbers.</param>
+    /// <param name="logits">The pieces of logits.</param>
+    public static long PlainBytes(long weights, long trained, double activationsOfToken, Shape shape, int rows, int length, bool recomputes, bool packed, long logits)
+    {
+        ArgumentNullException.ThrowIfNull(shape);
+        long tokens = (long)rows * length;
+        double activations = recomputes ? ActivationMemory.Recomputed(activationsOfToken, shape.Layers, shape.Size, Bf16, tokens) : activationsOfToken * tokens;
+        long mask = packed ? (long)rows * length * length * (1 + Fp32) : 0;
+        return Context + weights + trained + (long)activations + mask + logits;
+    }
+
+    internal static Shape? ShapeOf(TensorInfo[] all, TensorInfo[] matrices, Models.DecoderConfig config)
+    {
+        long Rows(string name) => matrices.FirstOrDefault(m => m.Name.EndsWith(name + ".weight", StringComparison.Ordinal))?.Shape[0] ?? 0;
+        var shape = new Shape(config.Layers.Count, config.HiddenSize, Rows("q_proj"), Rows("k_proj"), config.Attention.Heads, Rows("gate_proj"), config.VocabularySize, all.Sum(t => t.Count) - matrices.Sum(m => m.Count));
+        return shape is { Heads: > 0, KeyValues: > 0, Inner: > 0 } && matrices.Length == 7 * shape.Layers && shape.BlockWeights * shape.Layers == matrices.Sum(m => m.Count) ? shape : null;
+    }
+}
