@@ -1,6 +1,7 @@
 using System.CommandLine;
 using LoraSharp.Cli.Commands;
 using LoraSharp.Formats;
+using LoraSharp.Recipes;
 
 namespace LoraSharp.Cli;
 
@@ -15,9 +16,9 @@ internal static class LoraCommand
         ParseResult result = root.Parse(args);
         if (result.Errors.Count > 0)
         {
-            foreach (System.CommandLine.Parsing.ParseError error in result.Errors)
+            foreach (string message in UsageErrors(result))
             {
-                await Console.Error.WriteLineAsync($"error: {error.Message}");
+                await Console.Error.WriteLineAsync($"error: {message}");
             }
 
             await Console.Error.WriteLineAsync($"Try: {CommandPath(result)} --help");
@@ -88,6 +89,20 @@ internal static class LoraCommand
         yield return DoctorCommand.Create();
         yield return TokenizeCommand.Create();
         yield return LogitsCommand.Create();
+    }
+
+    private static IEnumerable<string> UsageErrors(ParseResult result)
+    {
+        // A mistyped command is one mistake, not the two that the parser reports.
+        if (result.CommandResult.Command is { Subcommands.Count: > 0 } parent && result.UnmatchedTokens is [{ } word, ..] && !word.StartsWith('-'))
+        {
+            string[] known = [.. parent.Subcommands.Select(c => c.Name)];
+            return [$"there is no command '{word}'. {(NearestWord.Find(word, known) is { } near ? $"Did you mean {near}?" : $"Commands: {string.Join(", ", known)}.")}"];
+        }
+
+        string[] options = [.. result.CommandResult.Command.Options.Select(o => o.Name)];
+        return result.Errors.Select(error => error.Message)
+            .Concat(result.UnmatchedTokens.Where(t => t.StartsWith("--", StringComparison.Ordinal)).Select(t => NearestWord.Find(t, options) is { } near ? $"{t}: did you mean {near}?" : null).OfType<string>());
     }
 
     private static string CommandPath(ParseResult result)

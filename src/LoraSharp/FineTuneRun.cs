@@ -99,6 +99,11 @@ public sealed class FineTuneRun
         bool fromData = !full && adapter.NeedsData;
         IReadOnlyList<NamedTensor> trainable = full ? [.. loaded.Model.Parameters.DistinctBy(p => p.Name)] : fromData ? [] : adapter.Make(loaded, notes);
         using TrainingData? data = Source is null ? TrainingData.Load(Data() with { VocabularySize = loaded.Model.Config.VocabularySize }, loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation) : null;
+        foreach (SourceReport read in data?.Report.Sources ?? [])
+        {
+            notes($"{read.Path}: {read.Rows} rows, read as {read.Format}.");
+        }
+
         foreach (string warning in data?.Report.Warnings() ?? [])
         {
             notes(warning);
@@ -134,6 +139,11 @@ public sealed class FineTuneRun
                 BetweenPasses = BetweenPasses,
             },
             options);
+        if (options.CreateSchedule(trainer.TotalSteps).WarmupSteps >= trainer.TotalSteps)
+        {
+            notes($"the warm-up of {_recipe.Training.WarmupSteps} steps is not over when the run's {trainer.TotalSteps} are, so the learning rate never reaches {_recipe.Training.LearningRate}; training.warmup_steps: {trainer.TotalSteps / 10} would do.");
+        }
+
         TrainingResult result = trainer.Run(cancellation);
         curve.Draw(folder.Plot, $"{Path.GetFileName(Path.TrimEndingDirectorySeparator(_recipe.Model))}, {_recipe.Method}", objective.IsLikelihood);
         long parameters = trainable.Sum(t => t.Value.NumberOfElements);

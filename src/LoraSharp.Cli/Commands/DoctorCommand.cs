@@ -37,7 +37,11 @@ internal static class DoctorCommand
             }
             else
             {
-                PlainTable.Write(Console.Out, ["", "", ""], findings.Select(f => (IReadOnlyList<string>)[f.Ok ? "ok" : "!!", f.What.PadRight(22), f.Text]));
+                foreach (Finding finding in findings)
+                {
+                    Console.WriteLine($"{(finding.Ok ? "ok" : "!!")}  {finding.What,-16}  {finding.Text}");
+                }
+
                 if (parsed.GetValue(shapes))
                 {
                     Console.WriteLine();

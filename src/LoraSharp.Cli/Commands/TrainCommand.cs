@@ -23,9 +23,11 @@ internal static class TrainCommand
     // Flags without a value.
     private static readonly (string Flag, string Key, string Setting)[] Switches =
     [
-        ("--rslora", "adapter.rslora", "true"), ("--dora", "adapter.dora", "true"), ("--packing", "data.packing", "true"), ("--no-shuffle", "data.shuffle", "false"),
+        ("--rslora", "adapter.rslora", "true"), ("--dora", "adapter.dora", "true"), ("--packing", "data.packing", "true"), (NoShuffle, "data.shuffle", "false"),
         ("--double-quant", "quantization.double", "true"), ("--overwrite", "overwrite", "true"), ("--strict", "adapter.strict", "true"), ("--any-base", "adapter.any_base", "true"),
     ];
+
+    private const string NoShuffle = "--no-shuffle";
 
     public static Command Create()
     {
@@ -48,7 +50,7 @@ internal static class TrainCommand
         var switches = new List<(Option<bool> Option, string Key, string Setting)>();
         foreach ((string flag, string key, string setting) in Switches)
         {
-            var option = new Option<bool>(flag) { Description = descriptions[key] };
+            var option = new Option<bool>(flag) { Description = flag == NoShuffle ? "Take the rows in the order of the file." : descriptions[key] };
             switches.Add((option, key, setting));
             command.Add(option);
         }
@@ -109,6 +111,9 @@ internal static class TrainCommand
         else if (result.Complete)
         {
             Console.WriteLine($"Written: {result.Folder}");
+            Console.WriteLine(recipe.Method == "full"
+                ? $"Try it: lora generate --model {recipe.Output} --prompt \"...\""
+                : $"Try it: lora generate --model {recipe.Model} --adapter {recipe.Output} --prompt \"...\"");
         }
 
         return result.Complete ? 0 : 1;

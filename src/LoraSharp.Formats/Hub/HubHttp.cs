@@ -111,7 +111,7 @@ internal sealed class HubHttp : IDisposable
 
     public HubException Unreachable(Exception error) => new(
         HubFault.Unreachable,
-        $"{_settings.Endpoint} cannot be reached: {error.Message} Check the network and, where there is one, the proxy (HTTPS_PROXY) or mirror (HF_ENDPOINT). What was downloaded is kept; the same command goes on from there.",
+        $"{_settings.Endpoint} cannot be reached: {error.Message.TrimEnd('.')}. Check the network and, where there is one, the proxy (HTTPS_PROXY) or mirror (HF_ENDPOINT). What was downloaded is kept; the same command goes on from there.",
         error);
 
     /// <summary>The JSON of an answer.</summary>

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using LoraSharp.Formats.Peft;
 using LoraSharp.Formats.Safetensors;
 
 namespace LoraSharp.Formats.HuggingFace;
@@ -44,13 +45,32 @@ public sealed class ModelSource : IDisposable
     public static ModelSource OpenFolder(string folder, string? name = null)
     {
         string path = Path.Combine(folder, "config.json");
-        if (!Directory.Exists(folder))
+        if (!File.Exists(path))
         {
-            throw new MalformedFileException(folder, "there is no such folder. Expected a Hugging Face model folder with config.json and model.safetensors.");
+            throw NoModel(folder);
         }
 
         JsonObject config = JsonFile.ReadObject(path);
         return new ModelSource(name ?? folder, folder, config, SafetensorsCheckpoint.Open(folder));
+    }
+
+    private static MalformedFileException NoModel(string folder)
+    {
+        const string Expected = "Expected a Hugging Face model folder with config.json and model.safetensors, or a .gguf file.";
+        if (!Directory.Exists(folder))
+        {
+            return new MalformedFileException(folder, $"{(File.Exists(folder) ? "is a file that is no .gguf." : "there is no such folder.")} {Expected}");
+        }
+
+        if (File.Exists(Path.Combine(folder, PeftConfig.FileName)))
+        {
+            return new MalformedFileException(folder, "is an adapter, not a model. Give it as --adapter, and as --model the base it was trained on.");
+        }
+
+        string[] models = [.. Directory.EnumerateFiles(folder, "*.gguf"), .. Directory.EnumerateDirectories(folder).Where(d => File.Exists(Path.Combine(d, "config.json")))];
+        return new MalformedFileException(folder, "has no config.json. " + (models.Length == 0
+            ? Expected
+            : $"Models lie in {string.Join(", ", models.Order(StringComparer.Ordinal).Take(5))}: name one of them."));
     }
 
     /// <summary>Unmaps the weights: no tensor laid over them may be used afterwards.</summary>

@@ -133,13 +133,12 @@ public sealed class RecipeReader
             {
                 if (Convert(property.PropertyType, value, path + key) is { } converted)
                 {
-                    property.SetValue(section, converted);
+                    property.SetValue(section, Switch(property, converted));
                 }
             }
             else
             {
-                string nearest = known.Keys.MinBy(k => Distance(k, key))!;
-                string hint = Distance(nearest, key) <= Math.Max(2, key.Length / 2) ? $" Did you mean {path}{nearest}?" : $" Known here: {string.Join(", ", known.Keys)}.";
+                string hint = NearestWord.Find(key, known.Keys) is { } nearest ? $" Did you mean {path}{nearest}?" : $" Known here: {string.Join(", ", known.Keys)}.";
                 _faults.Add($"{Place(keyNode)}unknown key {path}{key}.{hint}");
             }
         }
@@ -151,6 +150,12 @@ public sealed class RecipeReader
 
         return section;
     }
+
+    // YAML 1.1 has on, yes and true for the same thing, so whoever writes JSON or a bare `true` for an on/off/auto setting means on.
+    private static object Switch(PropertyInfo property, object value) =>
+        value is string text && ParseBool(text) is bool flag && (flag ? "on" : "off") is var word && property.GetCustomAttribute<AllowedValuesAttribute>()?.Values.Contains(word) == true
+            ? word
+            : value;
 
     private void Check(PropertyInfo property, object? value, string key, YamlMappingNode node)
     {
@@ -271,7 +276,7 @@ public sealed class RecipeReader
         return value;
     }
 
-    private static object? ParseBool(string text) => text.ToLowerInvariant() switch
+    private static bool? ParseBool(string text) => text.ToLowerInvariant() switch
     {
         "true" or "yes" or "on" => true,
         "false" or "no" or "off" => false,
@@ -290,23 +295,4 @@ public sealed class RecipeReader
     private static string Place(YamlNode node) => node.Start.Line > 0 && node.Start.Index > 0 ? $"line {node.Start.Line}: " : "";
 
     private static string Text(object? value) => System.Convert.ToString(value, CultureInfo.InvariantCulture) ?? "null";
-
-    /// <summary>Levenshtein distance.</summary>
-    private static int Distance(string a, string b)
-    {
-        int[] row = [.. Enumerable.Range(0, b.Length + 1)];
-        for (int i = 1; i <= a.Length; i++)
-        {
-            int diagonal = row[0];
-            row[0] = i;
-            for (int j = 1; j <= b.Length; j++)
-            {
-                int above = row[j];
-                row[j] = Math.Min(Math.Min(row[j] + 1, row[j - 1] + 1), diagonal + (a[i - 1] == b[j - 1] ? 0 : 1));
-                diagonal = above;
-            }
-        }
-
-        return row[b.Length];
-    }
 }

@@ -147,16 +147,16 @@ public sealed record TrainerOptions
 
         Check(MaxSteps >= 0, "max_steps", MaxSteps, "0 (by epochs) or more");
         Check(MaxSteps > 0 || Epochs > 0, "epochs", Epochs, "more than 0 when max_steps is 0");
-        Check(LearningRate > 0 && double.IsFinite(LearningRate), "learning_rate", LearningRate, "a positive number");
+        Check(LearningRate >= 0 && double.IsFinite(LearningRate), "learning_rate", LearningRate, "0 or more");
         Check(WarmupSteps >= 0, "warmup_steps", WarmupSteps, "0 or more");
         Check(WarmupRatio is >= 0 and < 1, "warmup_ratio", WarmupRatio, "0 to below 1");
-        Check(MinimumLearningRateRatio is >= 0 and <= 1, "min_lr_ratio", MinimumLearningRateRatio, "0 to 1");
+        Check(MinimumLearningRateRatio is >= 0 and <= 1, "min_learning_rate_ratio", MinimumLearningRateRatio, "0 to 1");
         Check(DecaySteps >= 0, "decay_steps", DecaySteps, "0 or more");
         Check(DecayRatio is >= 0 and <= 1, "decay_ratio", DecayRatio, "0 to 1");
         Check(WeightDecay >= 0, "weight_decay", WeightDecay, "0 or more");
-        Check(Beta1 is >= 0 and < 1, "beta1", Beta1, "0 to below 1");
-        Check(Beta2 is >= 0 and < 1, "beta2", Beta2, "0 to below 1");
-        Check(Epsilon > 0, "epsilon", Epsilon, "a positive number");
+        Check(Beta1 is >= 0 and < 1, "adam_beta1", Beta1, "0 to below 1");
+        Check(Beta2 is >= 0 and < 1, "adam_beta2", Beta2, "0 to below 1");
+        Check(Epsilon > 0, "adam_epsilon", Epsilon, "a positive number");
         Check(Momentum is null or (>= 0 and < 1), "momentum", Momentum ?? 0, "0 to below 1");
         Check(MaxGradNorm >= 0, "max_grad_norm", MaxGradNorm, "0 (off) or more");
         Check(LoraPlusRatio > 0, "loraplus_ratio", LoraPlusRatio, "a positive number");
@@ -164,10 +164,10 @@ public sealed record TrainerOptions
         Check(LabelSmoothing is >= 0 and < 1, "label_smoothing", LabelSmoothing, "0 to below 1");
         Check(ZLoss >= 0, "z_loss", ZLoss, "0 or more");
         Check(NeftuneAlpha >= 0, "neftune_alpha", NeftuneAlpha, "0 (off) or more");
-        Check(EvalInterval >= 0, "eval_interval", EvalInterval, "0 (each epoch) or more");
-        Check(SaveInterval >= 0, "save_interval", SaveInterval, "0 (at the end) or more");
+        Check(EvalInterval >= 0, "eval_steps", EvalInterval, "0 (each epoch) or more");
+        Check(SaveInterval >= 0, "save_steps", SaveInterval, "0 (at the end) or more");
         Check(KeepLast >= 1, "keep_last", KeepLast, "1 or more");
-        Check(EarlyStoppingPatience >= 0, "early_stopping_patience", EarlyStoppingPatience, "0 (off) or more");
+        Check(EarlyStoppingPatience >= 0, "early_stopping", EarlyStoppingPatience, "0 (off) or more");
         Check(EarlyStoppingMinDelta >= 0, "early_stopping_min_delta", EarlyStoppingMinDelta, "0 or more");
         Check(EmaDecay is >= 0 and < 1, "ema_decay", EmaDecay, "0 (off) to below 1");
         Check(LossSpikeFactor == 0 || LossSpikeFactor > 1, "loss_spike_factor", LossSpikeFactor, "0 (off) or more than 1");
@@ -181,7 +181,7 @@ public sealed record TrainerOptions
         IReadOnlyList<string> faults = Validate();
         if (faults.Count > 0)
         {
-            throw new LoraSharpException($"The training settings have {faults.Count} fault(s):\n  {string.Join("\n  ", faults)}");
+            throw new LoraSharpException($"The training settings cannot be used:\n  {string.Join("\n  ", faults)}");
         }
     }
 

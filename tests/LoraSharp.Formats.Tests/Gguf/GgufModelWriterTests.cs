@@ -57,6 +57,19 @@ public sealed class GgufModelWriterTests
     }
 
     [Fact]
+    public void A_head_size_that_the_architecture_cannot_hold_is_refused_by_name()
+    {
+        using var folder = new TemporaryFolder();
+        using ModelSource source = ModelSource.OpenFolder(Fixtures.Path("models/qwen2"));
+        source.Config["head_dim"] = 16;
+
+        var error = Assert.Throws<LoraSharpException>(() => GgufModelWriter.Write(folder.File("m.gguf"), source.Tensors, source.Config, SomeTokenizer(160), new GgufExportOptions { Type = GgufTensorType.F32 }));
+
+        Assert.Contains("head_dim is 16, llama.cpp's qwen2 has hidden size / heads, 12", error.Message);
+        Assert.False(File.Exists(folder.File("m.gguf")));
+    }
+
+    [Fact]
     public void A_quantised_file_of_the_reference_is_written_byte_for_byte()
     {
         using ModelSource source = ModelSource.OpenFolder(Fixtures.ReferenceOrSkip("fixtures/gguf/hf"));

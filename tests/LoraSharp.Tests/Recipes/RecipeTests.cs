@@ -75,6 +75,13 @@ public sealed class RecipeTests
         Assert.Contains("training.epochs is -1, expected", error.Message);
     }
 
+    [Theory]
+    [InlineData("true", "on")]
+    [InlineData("no", "off")]
+    [InlineData("auto", "auto")]
+    public void A_switch_with_a_third_position_takes_true_and_false(string value, string expected) =>
+        Assert.Equal(expected, RecipeReader.Parse($"{{ model: m, output: o, training: {{ gradient_checkpointing: {value} }} }}", "r.yaml").Training.GradientCheckpointing);
+
     [Fact]
     public void Every_setting_is_described()
     {

@@ -61,6 +61,12 @@ internal static class GgufConfigWriter
                 .Where(c => config.Has(c.Key) && !Agrees(architecture, c.Key, c.Value, config.Json[c.Key]!))
                 .Select(c => $"{c.Key} is {config.Json[c.Key]!.ToJsonString()}, llama.cpp's {architecture.Name} has {c.Value?.ToJsonString() ?? "null"}"),
         ];
+        if (architecture.HeadSizeKey is null && config.IntegerOrNull("head_dim") is { } size
+            && config.Integer(config.Alias("hidden_size", "n_embd")) / config.Integer(config.Alias("num_attention_heads", "n_head")) is var usual && size != usual)
+        {
+            differing = [.. differing, $"head_dim is {size}, llama.cpp's {architecture.Name} has hidden size / heads, {usual}"];
+        }
+
         if (differing.Length > 0)
         {
             throw new LoraSharpException($"{config.Location}: the model cannot be exported to GGUF: {string.Join("; ", differing)}.");

@@ -1,0 +1,79 @@
+namespace LoraSharp.Cli.Tests;
+
+/// <summary>What someone meets who has never used the command: typing errors, wrong folders, small data.</summary>
+public sealed class FirstHourTests : IDisposable
+{
+    private readonly TrainingFolder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    [Theory]
+    [InlineData("trian", "error: there is no command 'trian'. Did you mean train?")]
+    [InlineData("frobnicate", "error: there is no command 'frobnicate'. Commands: quickstart, train,")]
+    public async Task A_mistyped_command_is_one_error_with_the_nearest_one(string word, string expected)
+    {
+        CommandRun run = await CommandRun.OfAsync(word);
+
+        Assert.Equal(2, run.ExitCode);
+        Assert.StartsWith(expected, run.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain("Required command", run.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_mistyped_option_is_told_the_nearest_one()
+    {
+        CommandRun run = await CommandRun.OfAsync("generate", "--modle", TrainingFolder.TinyBase, "--prompt", "x");
+
+        Assert.Equal(2, run.ExitCode);
+        Assert.Contains("--modle: did you mean --model?", run.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task What_is_no_model_is_told_what_it_is()
+    {
+        string file = _folder.Write("rows.jsonl", """{"text": "x"}""");
+        string adapter = Directory.CreateDirectory(_folder.Path("adapter")).FullName;
+        File.WriteAllText(Path.Combine(adapter, "adapter_config.json"), "{}");
+        string empty = Directory.CreateDirectory(_folder.Path("empty")).FullName;
+        string above = Path.GetDirectoryName(TrainingFolder.TinyBase)!;
+
+        foreach ((string model, string expected) in ((string, string)[])
+        [
+            (file, "is a file that is no .gguf. Expected a Hugging Face model folder"),
+            (adapter, "is an adapter, not a model. Give it as --adapter"),
+            (empty, "has no config.json. Expected a Hugging Face model folder"),
+            (above, $"has no config.json. Models lie in {TrainingFolder.TinyBase}"),
+        ])
+        {
+            CommandRun run = await CommandRun.OfAsync("generate", "--model", model, "--prompt", "x");
+            Assert.Equal(1, run.ExitCode);
+            Assert.Contains(expected, run.Error, StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
+    public async Task A_small_run_tells_its_rows_its_unfinished_warm_up_and_what_to_type_next()
+    {
+        string data = _folder.Write("rows.csv", "prompt,completion", "a,b", "c,d", "e,f");
+
+        CommandRun run = await _folder.TrainAsync(data, "run", "training.warmup_steps=10");
+
+        Assert.True(run.ExitCode == 0, run.Error);
+        Assert.Contains($"{data}: 3 rows, read as prompt_completion", run.Error, StringComparison.Ordinal);
+        Assert.Contains("the warm-up of 10 steps is not over when the run's 3 are", run.Error, StringComparison.Ordinal);
+        Assert.Contains($"lora generate --model {TrainingFolder.TinyBase} --adapter {_folder.Path("run")}", run.Output, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_learning_rate_of_zero_trains_nothing_and_is_no_error()
+    {
+        string data = _folder.Write("rows.jsonl", """{"text": "a b c d"}""");
+
+        CommandRun run = await _folder.TrainAsync(data, "run", "training.learning_rate=0", "training.batch_size=1");
+
+        Assert.True(run.ExitCode == 0, run.Error);
+        double[] losses = _folder.Metric("run", "loss");
+        Assert.Equal(3, losses.Length);
+        Assert.All(losses, loss => Assert.Equal(losses[0], loss));
+    }
+}
