@@ -3,7 +3,6 @@ using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Models;
-using LoraSharp.Quantization;
 using LoraSharp.Recipes;
 using LoraSharp.Training;
 using LoraSharp.Training.Data;
@@ -33,7 +32,7 @@ public sealed partial record MemoryForecast
     /// <summary>The process itself: runtime, native libraries, tokenizer.</summary>
     public required long Runtime { get; init; }
 
-    /// <summary>The base as it is held: dense in the compute type, or in 4 bits with what stays dense.</summary>
+    /// <summary>The base as it is held: dense in the compute type, in 4 bits, or in the blocks of a GGUF file, with what stays dense.</summary>
     public required long Base { get; init; }
 
     /// <summary>Trained weights beside the base, gradients, optimizer state, averages.</summary>
@@ -86,7 +85,7 @@ public sealed partial record MemoryForecast
         return new MemoryForecast
         {
             Runtime = Process + (TokenizerEntry * config.VocabularySize),
-            Base = BaseBytes(all, matrices, engine.Quantization, compute),
+            Base = BaseMemory.Bytes(source, matrices, engine.Quantization, compute, recipe.Method == "full"),
             Trained = TrainedBytes(recipe, run, all, matrices, compute),
             Activations = (long)((recomputes ? ActivationMemory.Recomputed(perToken, config.Layers.Count, config.HiddenSize, compute, tokens) : perToken * tokens) * (recipe.Training.ReuseMemory ? 1 + (compute == sizeof(float) ? GapsFloat32 : GapsBfloat16) : 1)),
             Logits = LogitBytes(recipe, config, tokens, compute),
@@ -137,13 +136,6 @@ public sealed partial record MemoryForecast
         }
 
         return largest;
-    }
-
-    private static long BaseBytes(TensorInfo[] all, TensorInfo[] matrices, QuantizationOptions? quantization, int compute)
-    {
-        long dense = all.Sum(t => t.Count) - (quantization is null ? 0 : matrices.Sum(m => m.Count));
-        long packed = quantization is null ? 0 : matrices.Sum(m => MemoryEstimate.FourBitBytes(m.Count, quantization)) + (compute * matrices.Select(m => m.Count).DefaultIfEmpty().Max());
-        return (compute * dense) + packed;
     }
 
     private static long TrainedBytes(Recipe recipe, FineTuneRun run, TensorInfo[] all, TensorInfo[] matrices, int compute)

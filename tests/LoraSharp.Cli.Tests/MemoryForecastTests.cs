@@ -1,5 +1,8 @@
 using System.Diagnostics;
 using System.Text.Json.Nodes;
+using LoraSharp.Adapters;
+using LoraSharp.Quantization;
+using TorchSharp;
 
 namespace LoraSharp.Cli.Tests;
 
@@ -41,6 +44,30 @@ public sealed class MemoryForecastTests : IDisposable
         double measured = await PeakAsync(recipe);
         TestContext.Current.TestOutputHelper?.WriteLine($"{method} {dtype} checkpointing {checkpointing} {optimizer}: predicted {predicted / 1e6:0} MB, measured {measured / 1e6:0} MB ({(predicted / measured) - 1:+0.0%;-0.0%})");
         Assert.InRange(predicted / measured, 1 - Tolerance, 1 + Tolerance);
+    }
+
+    /// <summary>What a checkpoint holds in few bits stays so, and what is skipped does not: against the tensors of the loaded model.</summary>
+    [Theory]
+    [InlineData("gguf/tiny-q8_0.gguf", "lora", "")]
+    [InlineData("gguf/tiny-q4_0.gguf", "lora", "")]
+    [InlineData("gguf/tiny-q4_0.gguf", "qlora", "quantization: { type: nf4, double: false }")]
+    [InlineData("nf4/bnb_nf4_double", "lora", "")]
+    [InlineData("nf4/base_bf16", "qlora", "quantization: { type: nf4, block_size: 128, skip_modules: [down_proj] }")]
+    public async Task The_base_takes_what_its_tensors_take(string model, string method, string quantization)
+    {
+        string data = _folder.Write("ids.jsonl", """{"input_ids": [3, 4, 5, 6]}""");
+        string recipe = _folder.Write("base.yaml", $"model: {Fixtures.Path(model)}", $"method: {method}", "device: cpu", quantization, $"data: {{ train: {data} }}", $"output: {_folder.Path("run")}");
+        CommandRun doctor = await CommandRun.OfAsync("doctor", "--recipe", recipe, "--json");
+        long predicted = (long)JsonNode.Parse(doctor.Output)!["memory"]!["base"]!;
+
+        QuantizationOptions? options = method == "lora" ? null : quantization.Contains("down_proj", StringComparison.Ordinal)
+            ? new QuantizationOptions { BlockSize = 128, SkipModules = ["down_proj"] }
+            : new QuantizationOptions { DoubleQuantization = false };
+        using LoadedModel loaded = EngineSetup.Load(new EngineOptions { Model = Fixtures.Path(model), Device = "cpu", Quantization = options });
+        using var scope = torch.NewDisposeScope();
+        long held = loaded.Model.Parameters.Sum(t => t.Value.NumberOfElements * t.Value.ElementSize);
+        long buffer = sizeof(float) * loaded.Model.Linears.Where(l => l is LoraLinear { Inner: QuantizedLinear } && l.Spec.Name != "lm_head").Max(l => (long)l.Spec.InFeatures * l.Spec.OutFeatures);
+        Assert.Equal(held + buffer, predicted);
     }
 
     private static async Task<double> PeakAsync(string recipe)

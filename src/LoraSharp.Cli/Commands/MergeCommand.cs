@@ -1,6 +1,7 @@
 using System.CommandLine;
 using LoraSharp.Adapters.Merging;
 using LoraSharp.Formats;
+using LoraSharp.Formats.Gguf;
 using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Quantization;
 
@@ -75,6 +76,15 @@ internal static class MergeCommand
         {
             string was = source.Tensors is FourBitRounding ? "rounded to 4 bits, as --quantize asks," : "in 4 bits";
             report = report with { Notes = [.. report.Notes, $"The base was {was} and is merged dequantised: the merged model is no longer 4-bit. To have it in 4 bits again, with the loss measured: lora quantize --adapter."] };
+        }
+
+        else if (source.Tensors is BitsAndBytesSource { Int8Count: > 0 })
+        {
+            report = report with { Notes = [.. report.Notes, "The base was in int8 and is merged dequantised: the merged model is no longer in 8 bits."] };
+        }
+        else if (source.Tensors is GgufCheckpoint file && file.Tensors.Keys.Any(name => file.FindStored(name) is not null))
+        {
+            report = report with { Notes = [.. report.Notes, "The base was in the blocks of its GGUF file and is merged dequantised: the merged model is dense. To have it in blocks again, with the loss measured: lora export --model ... --type q8_0."] };
         }
 
         MergeProbeReport? measured = null;

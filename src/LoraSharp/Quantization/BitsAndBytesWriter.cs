@@ -98,7 +98,9 @@ public static class BitsAndBytesWriter
             ["llm_int8_enable_fp32_cpu_offload"] = false,
             ["llm_int8_has_fp16_weight"] = false,
             ["llm_int8_skip_modules"] = skipped.Length == 0 ? null : new JsonArray([.. skipped.Select(s => (JsonNode)s)]),
-            ["llm_int8_threshold"] = 6.0,
+
+            // Not the number 6: transformers refuses a threshold that Python reads as an int.
+            ["llm_int8_threshold"] = JsonNode.Parse("6.0"),
             ["load_in_4bit"] = true,
             ["load_in_8bit"] = false,
             ["quant_method"] = "bitsandbytes",

@@ -15,6 +15,9 @@ internal unsafe struct ScaledBlockDecoder<TCodes> : IRowDecoder
     /// <summary>[f, k / 32] in half precision.</summary>
     public ushort* Scales;
 
+    /// <summary>The same of minima, where the codes have them.</summary>
+    public ushort* Minima;
+
     /// <summary>k / 32.</summary>
     public int RowBlocks;
 
@@ -28,6 +31,12 @@ internal unsafe struct ScaledBlockDecoder<TCodes> : IRowDecoder
         long block = (row * RowBlocks) + (first / Block);
         int blocks = count / Block;
         HalfConversion.HalfToSingle(Scales + block, scales, blocks);
+        float* minima = stackalloc float[RowPiece.Size / Block];
+        if (TCodes.HasMinimum)
+        {
+            HalfConversion.HalfToSingle(Minima + block, minima, blocks);
+        }
+
         byte* codes = Codes + (block * TCodes.Bytes);
         for (int i = 0; i < blocks; i++, codes += TCodes.Bytes, output += Block)
         {
@@ -35,24 +44,32 @@ internal unsafe struct ScaledBlockDecoder<TCodes> : IRowDecoder
             {
                 case VectorWidth.Avx512:
                     TCodes.Load(codes, out Vector512<float> lower, out Vector512<float> upper);
-                    (lower * scales[i]).Store(output);
-                    (upper * scales[i]).Store(output + 16);
+                    Weight(lower, scales, minima, i).Store(output);
+                    Weight(upper, scales, minima, i).Store(output + 16);
                     break;
                 case VectorWidth.Avx2:
                     TCodes.Load(codes, out Vector256<float> a, out Vector256<float> b, out Vector256<float> c, out Vector256<float> d);
-                    (a * scales[i]).Store(output);
-                    (b * scales[i]).Store(output + 8);
-                    (c * scales[i]).Store(output + 16);
-                    (d * scales[i]).Store(output + 24);
+                    Weight(a, scales, minima, i).Store(output);
+                    Weight(b, scales, minima, i).Store(output + 8);
+                    Weight(c, scales, minima, i).Store(output + 16);
+                    Weight(d, scales, minima, i).Store(output + 24);
                     break;
                 default:
                     for (int j = 0; j < Block; j++)
                     {
-                        output[j] = TCodes.Get(codes, j) * scales[i];
+                        float product = TCodes.Get(codes, j) * scales[i];
+                        output[j] = TCodes.HasMinimum ? product + minima[i] : product;
                     }
 
                     break;
             }
         }
     }
+
+    // A code of at most 8 bits times a half of 11 is exact in single precision, so nothing depends on how the sum is fused.
+    private static Vector512<float> Weight(Vector512<float> codes, float* scales, float* minima, int block) =>
+        TCodes.HasMinimum ? (codes * scales[block]) + Vector512.Create(minima[block]) : codes * scales[block];
+
+    private static Vector256<float> Weight(Vector256<float> codes, float* scales, float* minima, int block) =>
+        TCodes.HasMinimum ? (codes * scales[block]) + Vector256.Create(minima[block]) : codes * scales[block];
 }

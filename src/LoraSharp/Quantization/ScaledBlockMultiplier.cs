@@ -5,7 +5,7 @@ using System.Runtime.Intrinsics.X86;
 namespace LoraSharp.Quantization;
 
 /// <summary>
-/// y = x·Wᵀ for a few rows of x straight from codes that share a scale a 32: one or half a byte is read for a weight,
+/// y = x·Wᵀ for a few rows of x straight from codes that share a scale a 32: four to eight bits are read for a weight,
 /// which is what decoding costs on a CPU. Activations stay float32, so that only the order of the sum differs from a
 /// product with the dequantised matrix (llama.cpp rounds them to 8 bits first).
 /// </summary>
@@ -23,6 +23,9 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
 
     /// <summary>[f, k / 32] in half precision.</summary>
     public ushort* Scales;
+
+    /// <summary>The same of minima, where the codes have them.</summary>
+    public ushort* Minima;
 
     /// <summary>k, a multiple of 32.</summary>
     public int K;
@@ -49,6 +52,7 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
     public readonly void Run(long begin, long end)
     {
         float* scales = stackalloc float[Batch];
+        float* minima = stackalloc float[Batch];
         float* sums = stackalloc float[4];
         int blocks = K / Block;
 
@@ -61,22 +65,27 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
             {
                 int count = Math.Min(Batch, blocks - first);
                 HalfConversion.HalfToSingle(Scales + (row * blocks) + first, scales, (long)rows * count);
+                if (TCodes.HasMinimum)
+                {
+                    HalfConversion.HalfToSingle(Minima + (row * blocks) + first, minima, (long)rows * count);
+                }
+
                 for (int i = 0; i < rows; i++)
                 {
-                    Row(row + i, first, count, scales + (i * count), sums);
+                    Row(row + i, first, count, scales + (i * count), minima + (i * count), sums);
                 }
             }
         }
     }
 
     /// <summary>A stretch of a row of W, which stays in the first cache, with all rows of x.</summary>
-    private readonly void Row(long row, int first, int count, float* scales, float* sums)
+    private readonly void Row(long row, int first, int count, float* scales, float* minima, float* sums)
     {
         byte* codes = Codes + (((row * (K / Block)) + first) * TCodes.Bytes);
         float* x = _x + ((long)first * Block);
         for (int m = 0; m < _m;)
         {
-            int rows = Rows(codes, scales, count, x + ((long)m * K), _m - m, sums);
+            int rows = Rows(codes, scales, minima, count, x + ((long)m * K), _m - m, sums);
             for (int i = 0; i < rows; i++)
             {
                 float* target = _y + ((long)(m + i) * F) + row;
@@ -89,21 +98,21 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
 
     /// <summary>A stretch of one row of W with as many rows of x as the version takes at once (4 or 1).</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private readonly int Rows(byte* codes, float* scales, int blocks, float* x, int left, float* sums)
+    private readonly int Rows(byte* codes, float* scales, float* minima, int blocks, float* x, int left, float* sums)
     {
         switch (Width)
         {
             case VectorWidth.Avx512 when left >= 4:
-                Four512(codes, scales, blocks, x, sums);
+                Four512(codes, scales, minima, blocks, x, sums);
                 return 4;
             case VectorWidth.Avx512:
-                sums[0] = One512(codes, scales, blocks, x);
+                sums[0] = TCodes.HasMinimum ? OneWithMinimum512(codes, scales, minima, blocks, x) : One512(codes, scales, blocks, x);
                 return 1;
             case VectorWidth.Avx2:
-                sums[0] = One256(codes, scales, blocks, x);
+                sums[0] = One256(codes, scales, minima, blocks, x);
                 return 1;
             default:
-                sums[0] = OneScalar(codes, scales, blocks, x);
+                sums[0] = OneScalar(codes, scales, minima, blocks, x);
                 return 1;
         }
     }
@@ -132,7 +141,26 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
         return Vector512.Sum(even + odd);
     }
 
-    private readonly void Four512(byte* codes, float* scales, int blocks, float* x, float* sums)
+    private static float OneWithMinimum512(byte* codes, float* scales, float* minima, int blocks, float* x)
+    {
+        Vector512<float> even = default, odd = default, offsets = default;
+        for (int i = 0; i < blocks; i++, codes += TCodes.Bytes, x += Block)
+        {
+            TCodes.Load(codes, out Vector512<float> a, out Vector512<float> b);
+            Vector512<float> scale = Vector512.Create(scales[i]);
+            Vector512<float> first = Vector512.Load(x);
+            Vector512<float> second = Vector512.Load(x + 16);
+            even = Avx512F.FusedMultiplyAdd(a * scale, first, even);
+            odd = Avx512F.FusedMultiplyAdd(b * scale, second, odd);
+
+            // The minimum is the same for the block: Σ m·x = m·Σ x.
+            offsets = Avx512F.FusedMultiplyAdd(first + second, Vector512.Create(minima[i]), offsets);
+        }
+
+        return Vector512.Sum(even + odd + offsets);
+    }
+
+    private readonly void Four512(byte* codes, float* scales, float* minima, int blocks, float* x, float* sums)
     {
         Vector512<float> a0 = default, a1 = default, b0 = default, b1 = default, c0 = default, c1 = default, d0 = default, d1 = default;
         float* x1 = x + K;
@@ -142,8 +170,18 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
         {
             Vector512<float> scale = Vector512.Create(scales[i]);
             TCodes.Load(codes, out Vector512<float> first, out Vector512<float> second);
-            first *= scale;
-            second *= scale;
+            if (TCodes.HasMinimum)
+            {
+                Vector512<float> minimum = Vector512.Create(minima[i]);
+                first = Avx512F.FusedMultiplyAdd(first, scale, minimum);
+                second = Avx512F.FusedMultiplyAdd(second, scale, minimum);
+            }
+            else
+            {
+                first *= scale;
+                second *= scale;
+            }
+
             a0 = Avx512F.FusedMultiplyAdd(first, Vector512.Load(x), a0);
             a1 = Avx512F.FusedMultiplyAdd(second, Vector512.Load(x + 16), a1);
             b0 = Avx512F.FusedMultiplyAdd(first, Vector512.Load(x1), b0);
@@ -160,7 +198,7 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
         sums[3] = Vector512.Sum(d0 + d1);
     }
 
-    private static float One256(byte* codes, float* scales, int blocks, float* x)
+    private static float One256(byte* codes, float* scales, float* minima, int blocks, float* x)
     {
         Vector256<float> sum = Vector256<float>.Zero;
         for (int i = 0; i < blocks; i++, codes += TCodes.Bytes, x += Block)
@@ -169,23 +207,29 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
             Vector256<float> first = Fma.MultiplyAdd(c, Vector256.Load(x + 16), a * Vector256.Load(x));
             Vector256<float> second = Fma.MultiplyAdd(d, Vector256.Load(x + 24), b * Vector256.Load(x + 8));
             sum = Fma.MultiplyAdd(first + second, Vector256.Create(scales[i]), sum);
+            if (TCodes.HasMinimum)
+            {
+                Vector256<float> inputs = (Vector256.Load(x) + Vector256.Load(x + 8)) + (Vector256.Load(x + 16) + Vector256.Load(x + 24));
+                sum = Fma.MultiplyAdd(inputs, Vector256.Create(minima[i]), sum);
+            }
         }
 
         return Vector256.Sum(sum);
     }
 
-    private static float OneScalar(byte* codes, float* scales, int blocks, float* x)
+    private static float OneScalar(byte* codes, float* scales, float* minima, int blocks, float* x)
     {
         float total = 0;
         for (int i = 0; i < blocks; i++, codes += TCodes.Bytes, x += Block)
         {
-            float sum = 0;
+            float sum = 0, inputs = 0;
             for (int j = 0; j < Block; j++)
             {
                 sum += TCodes.Get(codes, j) * x[j];
+                inputs += x[j];
             }
 
-            total += sum * scales[i];
+            total += TCodes.HasMinimum ? (sum * scales[i]) + (inputs * minima[i]) : sum * scales[i];
         }
 
         return total;

@@ -42,6 +42,7 @@ public sealed class BitsAndBytesWriterTests : IDisposable
         JsonObject config = JsonFile.ReadObject(Path.Combine(_folder, "config.json"));
         JsonObject golden = JsonFile.ReadObject(Fixtures.Path($"nf4/{name}/config.json"));
         Assert.True(JsonNode.DeepEquals(golden["quantization_config"], config["quantization_config"]), config["quantization_config"]!.ToJsonString());
+        Assert.Contains("\"llm_int8_threshold\": 6.0,", File.ReadAllText(Path.Combine(_folder, "config.json")), StringComparison.Ordinal);
         Assert.True(File.Exists(Path.Combine(_folder, "generation_config.json")));
     }
 

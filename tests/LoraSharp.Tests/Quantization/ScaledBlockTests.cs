@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 
 namespace LoraSharp.Tests.Quantization;
 
-/// <summary>Q8_0 and Q4_0 in memory: codes against GGUF's own decoder, every version of the kernels against dense products.</summary>
+/// <summary>Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1 in memory: codes against GGUF's own decoder, every version of the kernels against dense products.</summary>
 public sealed unsafe class ScaledBlockTests
 {
     public ScaledBlockTests() => NativeRuntime.EnsureLoaded();
@@ -14,6 +14,9 @@ public sealed unsafe class ScaledBlockTests
     [Theory]
     [InlineData(GgufTensorType.Q8_0)]
     [InlineData(GgufTensorType.Q4_0)]
+    [InlineData(GgufTensorType.Q4_1)]
+    [InlineData(GgufTensorType.Q5_0)]
+    [InlineData(GgufTensorType.Q5_1)]
     public void Every_version_of_the_kernel_gives_the_product(GgufTensorType type)
     {
         using var scope = NewDisposeScope();
@@ -43,6 +46,9 @@ public sealed unsafe class ScaledBlockTests
     [Theory]
     [InlineData(GgufTensorType.Q8_0)]
     [InlineData(GgufTensorType.Q4_0)]
+    [InlineData(GgufTensorType.Q4_1)]
+    [InlineData(GgufTensorType.Q5_0)]
+    [InlineData(GgufTensorType.Q5_1)]
     public void Dequantised_weights_are_those_of_the_file_format_bit_for_bit(GgufTensorType type)
     {
         using var scope = NewDisposeScope();
@@ -53,7 +59,12 @@ public sealed unsafe class ScaledBlockTests
         for (int i = 0; i < blocks.Length; i += type.BlockBytes())
         {
             // Any scale: subnormal, negative, zero; not infinite or NaN, of which no two are equal.
-            BitConverter.TryWriteBytes(blocks.AsSpan(i), (Half)(i % 3 == 0 ? 3e-7 : i % 5 == 0 ? -0.25 : i % 7 == 0 ? 0 : 1.5 * i));
+            Half scale = (Half)(i % 3 == 0 ? 3e-7 : i % 5 == 0 ? -0.25 : i % 7 == 0 ? 0 : 1.5 * i);
+            BitConverter.TryWriteBytes(blocks.AsSpan(i), scale);
+            if (type is GgufTensorType.Q4_1 or GgufTensorType.Q5_1)
+            {
+                BitConverter.TryWriteBytes(blocks.AsSpan(i + 2), (Half)(i % 4 == 0 ? 5e-7 : -0.75 * i));
+            }
         }
 
         float[] expected = new float[Rows * Columns];
