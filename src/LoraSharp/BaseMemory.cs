@@ -5,7 +5,7 @@ using LoraSharp.Quantization;
 
 namespace LoraSharp;
 
-/// <summary>Bytes of a base model as a CPU holds it, from the checkpoint's headers alone.</summary>
+/// <summary>Bytes of a base model as it is held, from the checkpoint's headers alone.</summary>
 internal static class BaseMemory
 {
     /// <summary>Sums up all tensors, and the one dequantised matrix that the layers in few bits share.</summary>
@@ -14,7 +14,8 @@ internal static class BaseMemory
     /// <param name="quantization">How they are quantised while loading; null for not.</param>
     /// <param name="compute">Bytes of the compute type.</param>
     /// <param name="trainsBase">Whether everything is dense because it trains.</param>
-    public static long Bytes(ModelSource source, IReadOnlyCollection<TensorInfo> matrices, QuantizationOptions? quantization, int compute, bool trainsBase)
+    /// <param name="onCpu">Whether it is on a CPU, where GGUF's blocks stay as they are.</param>
+    public static long Bytes(ModelSource source, IReadOnlyCollection<TensorInfo> matrices, QuantizationOptions? quantization, int compute, bool trainsBase = false, bool onCpu = true)
     {
         if (trainsBase)
         {
@@ -26,7 +27,7 @@ internal static class BaseMemory
         foreach (TensorInfo tensor in source.Tensors.Tensors.Values)
         {
             bool isLinear = linear.Contains(tensor.Name);
-            long? few = FewBits(source.Tensors, tensor, isLinear ? quantization : null);
+            long? few = FewBits(source.Tensors, tensor, isLinear ? quantization : null, onCpu);
             sum += few ?? (compute * tensor.Count);
             largest = few is not null && isLinear ? Math.Max(largest, tensor.Count) : largest;
         }
@@ -35,7 +36,7 @@ internal static class BaseMemory
     }
 
     // As the factories decide: what is in 4 bits stays so, then what is to be quantised is, then GGUF's blocks stay.
-    private static long? FewBits(ITensorSource source, TensorInfo tensor, QuantizationOptions? quantization)
+    private static long? FewBits(ITensorSource source, TensorInfo tensor, QuantizationOptions? quantization, bool onCpu)
     {
         if (source is BitsAndBytesSource stored && stored.FindFourBit(tensor.Name) is { } matrix)
         {
@@ -47,6 +48,6 @@ internal static class BaseMemory
             return MemoryEstimate.FourBitBytes(tensor.Count, quantization);
         }
 
-        return source is GgufCheckpoint file && file.FindStored(tensor.Name) is { } blocks ? blocks.Rows * blocks.RowBytes : null;
+        return onCpu && source is GgufCheckpoint file && file.FindStored(tensor.Name) is { } blocks ? blocks.Rows * blocks.RowBytes : null;
     }
 }

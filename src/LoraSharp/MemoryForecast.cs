@@ -3,6 +3,7 @@ using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Models;
+using LoraSharp.Quantization;
 using LoraSharp.Recipes;
 using LoraSharp.Training;
 using LoraSharp.Training.Data;
@@ -85,20 +86,21 @@ public sealed partial record MemoryForecast
         return new MemoryForecast
         {
             Runtime = Process + (TokenizerEntry * config.VocabularySize),
-            Base = BaseMemory.Bytes(source, matrices, engine.Quantization, compute, recipe.Method == "full"),
+            Base = BaseMemory.Bytes(source, matrices, engine.Quantization, compute, trainsBase: recipe.Method == "full"),
             Trained = TrainedBytes(recipe, run, all, matrices, compute),
             Activations = (long)((recomputes ? ActivationMemory.Recomputed(perToken, config.Layers.Count, config.HiddenSize, compute, tokens) : perToken * tokens) * (recipe.Training.ReuseMemory ? 1 + (compute == sizeof(float) ? GapsFloat32 : GapsBfloat16) : 1)),
             Logits = LogitBytes(recipe, config, tokens, compute),
             Rows = rows,
             Length = length,
             Recomputes = recomputes,
-            Gpu = recipe.Method == "full" ? null : OnGpu(recipe, run, all, matrices, config, rows, length),
+            Gpu = recipe.Method == "full" ? null : OnGpu(recipe, run, source, matrices, config, rows, length),
         };
     }
 
-    private static GpuMemoryForecast? OnGpu(Recipe recipe, FineTuneRun run, TensorInfo[] all, TensorInfo[] matrices, DecoderConfig config, int rows, int length)
+    private static GpuMemoryForecast? OnGpu(Recipe recipe, FineTuneRun run, ModelSource source, TensorInfo[] matrices, DecoderConfig config, int rows, int length)
     {
         const int Compute = 2;
+        TensorInfo[] all = [.. source.Tensors.Tensors.Values];
         if (GpuMemoryForecast.ShapeOf(all, matrices, config) is not { } shape)
         {
             return null;
@@ -114,7 +116,7 @@ public sealed partial record MemoryForecast
         {
             Fused = fits ? GpuMemoryForecast.FusedBytes(shape, recipe.Adapter.Rank, quantization, (long)fullRows * fullLength, t.GradientCheckpointing == "on", packed: true) : null,
             Plain = GpuMemoryForecast.PlainBytes(
-                BaseBytes(all, matrices, quantization, Compute), TrainedBytes(recipe, run, all, matrices, Compute), perToken, shape, fullRows, fullLength, t.GradientCheckpointing == "on", packed,
+                BaseMemory.Bytes(source, matrices, quantization, Compute, onCpu: false), TrainedBytes(recipe, run, all, matrices, Compute), perToken, shape, fullRows, fullLength, t.GradientCheckpointing == "on", packed,
                 LogitBytes(recipe, config, (long)fullRows * fullLength, Compute)),
         };
     }

@@ -77,7 +77,6 @@ internal static class MergeCommand
             string was = source.Tensors is FourBitRounding ? "rounded to 4 bits, as --quantize asks," : "in 4 bits";
             report = report with { Notes = [.. report.Notes, $"The base was {was} and is merged dequantised: the merged model is no longer 4-bit. To have it in 4 bits again, with the loss measured: lora quantize --adapter."] };
         }
-
         else if (source.Tensors is BitsAndBytesSource { Int8Count: > 0 })
         {
             report = report with { Notes = [.. report.Notes, "The base was in int8 and is merged dequantised: the merged model is no longer in 8 bits."] };

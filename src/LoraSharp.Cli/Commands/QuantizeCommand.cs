@@ -96,16 +96,17 @@ internal static class QuantizeCommand
     private static string Describe(QuantizationReport report, string output, QuantizationOptions options, LowRankStartOptions? start)
     {
         CultureInfo culture = CultureInfo.InvariantCulture;
+        string worst = string.Create(culture, $"; largest in {report.WorstLayer}: {report.WorstError:P2}");
         string name = FourBitCodebook.Of(options.Type).Name;
         List<string> lines =
         [
             string.Create(culture, $"{output}: {report.Matrices} matrices, {report.Weights:N0} weights in {name}, blocks of {options.BlockSize}{(options.DoubleQuantization ? ", scales quantised too" : string.Empty)}"),
             string.Create(culture, $"bytes: {report.DenseBytes:N0} -> {report.Bytes:N0} ({report.Bytes / (double)report.Weights:F4} a weight); left alone: {report.OtherBytes:N0}"),
-            string.Create(culture, $"relative error of the weights: {report.PlainError:P2}; largest in {report.WorstLayer}: {report.WorstError:P2}"),
+            string.Create(culture, $"relative error of the weights: {report.PlainError:P2}{(start is null ? worst : string.Empty)}"),
         ];
         if (start is not null)
         {
-            lines.Add(string.Create(culture, $"with the {start.Kind} adapter (rank {start.Adapter.Rank}): {report.Error:P2}, {1 - (report.Error / report.PlainError):P1} less; adapter: {report.AdapterFolder}"));
+            lines.Add(string.Create(culture, $"with the {start.Kind} adapter (rank {start.Adapter.Rank}): {report.Error:P2}, {1 - (report.Error / report.PlainError):P1} less{worst}; adapter: {report.AdapterFolder}"));
         }
 
         return string.Join(Environment.NewLine, lines);
