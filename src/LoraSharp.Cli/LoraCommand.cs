@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Invocation;
 using LoraSharp.Cli.Commands;
 using LoraSharp.Formats;
 using LoraSharp.Recipes;
@@ -28,14 +29,12 @@ internal static class LoraCommand
         try
         {
             await HubModels.EnsureAsync(result);
-            var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false };
-            if (result.CommandResult.Command.Name == ServeCommand.Name)
-            {
-                // A server takes its time to stop: requests under way may end. Its host listens for the signals itself.
-                invocation.ProcessTerminationTimeout = null;
-            }
+            Command command = result.CommandResult.Command;
+            var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null };
 
-            return await result.InvokeAsync(invocation);
+            // A server's host listens for the signals itself. Commands that take no token write their files in one go at the end: they may be ended at any moment.
+            using Interruption? interruption = command.Action is AsynchronousCommandLineAction && command.Name != ServeCommand.Name ? new Interruption() : null;
+            return await result.InvokeAsync(invocation, interruption?.Token ?? CancellationToken.None);
         }
         catch (LoraSharpException error)
         {
