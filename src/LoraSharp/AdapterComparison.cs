@@ -14,23 +14,25 @@ namespace LoraSharp;
 /// <param name="Positions">Positions compared.</param>
 public sealed record AdapterComparison(double MaxLogitDifference, double AdapterEffect, int Positions)
 {
-    /// <summary>Runs the base once without and once with each adapter, on the same random tokens, in single precision.</summary>
+    /// <summary>Runs the base once without and once with each adapter, on the same random tokens.</summary>
     /// <param name="model">The base.</param>
     /// <param name="first">One adapter.</param>
     /// <param name="second">The other.</param>
-    /// <param name="tokens">How many.</param>
-    /// <param name="seed">Of the tokens.</param>
-    public static AdapterComparison Measure(ModelSource model, AdapterFolder first, AdapterFolder second, int tokens = 64, long seed = 0)
+    /// <param name="options">Tokens, seed, device, type (default float32); null for the defaults.</param>
+    public static AdapterComparison Measure(ModelSource model, AdapterFolder first, AdapterFolder second, MergeProbeOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(first);
         ArgumentNullException.ThrowIfNull(second);
         NativeRuntime.EnsureLoaded();
+        options ??= new MergeProbeOptions();
+        ScalarType dtype = options.DType == "bfloat16" ? ScalarType.BFloat16 : ScalarType.Float32;
+        Device device = EngineSetup.FindDevice(options.Device);
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         using var set = new AdapterSet { AcceptOtherBases = true };
-        using CausalLanguageModel network = ModelLoader.Load(model, new LoraLinearFactory(set, new DenseLinearFactory()), ScalarType.Float32, CPU);
-        Tensor ids = ProbePass.Ids(network, tokens, seed);
+        using CausalLanguageModel network = ModelLoader.Load(model, new LoraLinearFactory(set, new DenseLinearFactory()), dtype, device, options.ModelType);
+        Tensor ids = ProbePass.Ids(network, options.Tokens, options.Seed);
         set.Load(first, "first");
         set.Load(second, "second");
         set.SelectNone();

@@ -103,7 +103,12 @@ public static class EngineSetup
             return CPU;
         }
 
-        int index = name.StartsWith("cuda:", StringComparison.Ordinal) ? int.Parse(name.AsSpan(5), CultureInfo.InvariantCulture) : 0;
+        int index = 0;
+        if (name is not ("auto" or "cuda") && !(name.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(name.AsSpan(5), NumberStyles.None, CultureInfo.InvariantCulture, out index)))
+        {
+            throw new LoraSharpException($"device '{name}': expected cpu, cuda, cuda:N or auto.");
+        }
+
         return index < count
             ? new Device(DeviceType.CUDA, index)
             : throw new LoraSharpException(

@@ -34,6 +34,9 @@ public sealed record MergeProbeOptions
     /// <summary>Treat the models as this family; null for what <c>config.json</c> says.</summary>
     public string? ModelType { get; init; }
 
+    /// <summary>float32 or bfloat16; null: float32, unless that would fill the memory.</summary>
+    public string? DType { get; init; }
+
     /// <summary>cpu, cuda, cuda:n, or auto; default auto.</summary>
     public string Device { get; init; } = "auto";
 }
@@ -56,7 +59,7 @@ public static class MergeProbe
         NativeRuntime.EnsureLoaded();
         options ??= new MergeProbeOptions();
         Device device = EngineSetup.FindDevice(options.Device);
-        ScalarType dtype = ComputeType(model);
+        ScalarType dtype = options.DType switch { "float32" => ScalarType.Float32, "bfloat16" => ScalarType.BFloat16, _ => ComputeType(model) };
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         Tensor plain, adapted;

@@ -48,7 +48,7 @@ internal sealed class RunFolder(string path)
 
             if (File.Exists(CompleteMark))
             {
-                throw new LoraSharpException($"{Path}: holds a finished run. Choose another output, or set overwrite: true to start over.");
+                throw new LoraSharpException($"{Path}: holds a finished run. Choose another output, or start over: --overwrite, or overwrite: true in the recipe.");
             }
         }
 

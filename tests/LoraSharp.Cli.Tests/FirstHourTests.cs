@@ -28,6 +28,35 @@ public sealed class FirstHourTests : IDisposable
         Assert.Contains("--modle: did you mean --model?", run.Error, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("train")]
+    [InlineData("eval")]
+    [InlineData("generate")]
+    [InlineData("chat")]
+    [InlineData("merge")]
+    [InlineData("quantize")]
+    [InlineData("export")]
+    [InlineData("inspect")]
+    [InlineData("serve")]
+    [InlineData("logits")]
+    public async Task Every_command_that_computes_with_a_model_takes_type_device_and_quantisation(string command)
+    {
+        CommandRun run = await CommandRun.OfAsync(command, "--dtype", "float32", "--device", "cpu", "--quantize", "nf4", "--help");
+
+        Assert.True(run.ExitCode == 0, run.Error);
+        Assert.All((string[])["--dtype <", "--device <", "--quantize"], option => Assert.Contains(option, run.Output, StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task A_device_that_is_none_is_told_what_devices_are()
+    {
+        CommandRun run = await CommandRun.OfAsync("merge", "--model", Fixtures.Path("models/llama"), "--adapter", Fixtures.Path("adapters/all_linear"), "--output", _folder.Path("merged"), "--device", "cuda:first");
+
+        Assert.Equal(1, run.ExitCode);
+        Assert.Contains("device 'cuda:first': expected cpu, cuda, cuda:N or auto", run.Error, StringComparison.Ordinal);
+        Assert.False(Directory.Exists(_folder.Path("merged")));
+    }
+
     [Fact]
     public async Task What_is_no_model_is_told_what_it_is()
     {

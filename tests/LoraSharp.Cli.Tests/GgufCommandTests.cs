@@ -45,6 +45,19 @@ public sealed class GgufCommandTests : IDisposable
     }
 
     [Fact]
+    public async Task An_export_rounds_its_base_first_where_asked()
+    {
+        string[] common = ["export", "--model", Fixtures.Path("gguf/tiny-bf16.gguf"), "--type", "f32", "--device", "cpu", "--dtype", "float32", "--json", "--output"];
+        string plain = Path.Combine(_folder, "plain.gguf"), rounded = Path.Combine(_folder, "rounded.gguf");
+        await Report([.. common, plain]);
+        JsonNode report = await Report([.. common, rounded, "--quantize", "nf4"]);
+
+        // The file holds what the rounded base holds, and that is not the base.
+        Assert.Equal(0, (double)report["tensors"]!["largest_difference"]!);
+        Assert.NotEqual(File.ReadAllBytes(plain), File.ReadAllBytes(rounded));
+    }
+
+    [Fact]
     public async Task An_adapter_goes_out_and_comes_back()
     {
         string file = Path.Combine(_folder, "a.gguf");

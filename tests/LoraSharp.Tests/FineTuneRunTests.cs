@@ -92,6 +92,7 @@ public sealed class FineTuneRunTests : IDisposable
 
         Assert.Contains("learning_rate", changed.Message);
         Assert.Contains("finished run", finished.Message);
+        Assert.Contains("--overwrite", finished.Message);
     }
 
     [Fact]

@@ -14,6 +14,24 @@ internal static class AdapterInputs
     /// <summary>A model's folder or .gguf file; a bitsandbytes checkpoint is seen dequantised.</summary>
     public static ModelSource Model(string name) => BitsAndBytesSource.Unwrap(StoredModel(name));
 
+    /// <summary>A model seen rounded to 4 bits (<c>--quantize nf4</c>), or as it is (<c>none</c>).</summary>
+    public static ModelSource RoundedModel(string name, string quantize, string? modelType)
+    {
+        ModelSource source = Model(name);
+        try
+        {
+            // What is in 4 bits already is what the adapter was trained on.
+            return quantize == "none" || source.Tensors is BitsAndBytesSource { FourBitCount: > 0 }
+                ? source
+                : FourBitRounding.Of(source, new QuantizationOptions { Type = quantize == "fp4" ? FourBitType.Fp4 : FourBitType.Nf4 }, modelType);
+        }
+        catch
+        {
+            source.Dispose();
+            throw;
+        }
+    }
+
     /// <summary>A model's folder, .gguf file or hub name as it is stored.</summary>
     public static ModelSource StoredModel(string name)
     {

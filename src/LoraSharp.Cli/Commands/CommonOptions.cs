@@ -42,6 +42,22 @@ internal static class CommonOptions
         return option;
     }
 
+    /// <summary>--dtype of a command that computes only to compare; null leaves the choice to the comparison.</summary>
+    public static Option<string?> ComparisonDType()
+    {
+        var option = new Option<string?>("--dtype") { Description = "Type in which logits are compared: float32 or bfloat16; default: float32 where memory allows.", HelpName = "TYPE" };
+        option.AcceptOnlyFromAmong("float32", "bfloat16");
+        return option;
+    }
+
+    /// <summary>--quantize of a command that writes the base dense.</summary>
+    public static Option<string> RoundBase()
+    {
+        var option = new Option<string>("--quantize") { Description = "nf4 or fp4: round the base to 4 bits first, as QLoRA trained the adapter on it. The result is dense.", HelpName = "TYPE", DefaultValueFactory = _ => "none" };
+        option.AcceptOnlyFromAmong("nf4", "fp4", "none");
+        return option;
+    }
+
     /// <summary>--model-type.</summary>
     public static Option<string?> ModelType() => new("--model-type") { Description = "Treat the model as this family, whatever config.json calls it.", HelpName = "NAME" };
 

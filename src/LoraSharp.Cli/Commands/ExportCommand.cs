@@ -25,22 +25,27 @@ internal static class ExportCommand
         var adapterOnly = new Option<bool>("--adapter-only") { Description = "Write the adapter (llama.cpp's --lora), not the merged model." };
         var probe = new Option<int>("--probe-tokens") { Description = "Tokens on which the file's logits are compared with the source's; 0 for no comparison.", HelpName = "N", DefaultValueFactory = _ => 64 };
         Option<bool> anyBase = CommonOptions.AnyBase();
+        Option<string> quantize = CommonOptions.RoundBase();
+        Option<string?> dtype = CommonOptions.ComparisonDType();
+        Option<string> device = CommonOptions.Device();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("export", "Write a GGUF file for llama.cpp and LLamaSharp: a model, a model with adapters merged into it, or an adapter. The file is opened again and checked against the source.\nExample: lora export --model SmolLM2-135M --adapter runs/my-adapter --output my.gguf --type q8_0")
         {
-            model, adapters, output, type, ends, adapterOnly, probe, anyBase, json,
+            model, adapters, output, type, ends, adapterOnly, probe, anyBase, quantize, dtype, device, json,
         };
         command.SetAction(parsed =>
         {
-            var settings = new Settings(parsed.GetValue(output)!, ParseType(parsed.GetValue(type)!), parsed.GetValue(ends) is { } e ? ParseType(e) : null, parsed.GetValue(probe), parsed.GetValue(anyBase), parsed.GetValue(json));
+            // Before anything is written: the device is needed last, for the comparison.
+            _ = EngineSetup.FindDevice(parsed.GetValue(device)!);
+            var settings = new Settings(parsed.GetValue(output)!, ParseType(parsed.GetValue(type)!), parsed.GetValue(ends) is { } e ? ParseType(e) : null, new MergeProbeOptions { Tokens = parsed.GetValue(probe), DType = parsed.GetValue(dtype), Device = parsed.GetValue(device)! }, parsed.GetValue(anyBase), parsed.GetValue(json));
             string[] named = parsed.GetValue(adapters)!;
-            using ModelSource source = AdapterInputs.Model(parsed.GetValue(model)!);
+            using ModelSource source = AdapterInputs.RoundedModel(parsed.GetValue(model)!, parsed.GetValue(quantize)!, null);
             return parsed.GetValue(adapterOnly) ? Adapter(source, named, settings) : Model(source, named, settings);
         });
         return command;
     }
 
-    private sealed record Settings(string Output, GgufTensorType Type, GgufTensorType? Ends, int ProbeTokens, bool AnyBase, bool Json);
+    private sealed record Settings(string Output, GgufTensorType Type, GgufTensorType? Ends, MergeProbeOptions Probe, bool AnyBase, bool Json);
 
     private static GgufTensorType ParseType(string name) => GgufQuantizer.Types.First(t => t.Name() == name);
 
@@ -66,7 +71,7 @@ internal static class ExportCommand
             using ModelSource exported = GgufCheckpoint.OpenModel(settings.Output);
             TensorComparison tensors = GgufExportCheck.Tensors(weights.Tensors, exported.Tensors, MayMiss);
             TokenizerComparison? tokenizer = Tokenizers(source, (GgufCheckpoint)exported.Tensors);
-            MergeProbeReport? logits = settings.ProbeTokens > 0 ? MergeProbe.Measure(source, opened, exported, new MergeProbeOptions { Tokens = settings.ProbeTokens }) : null;
+            MergeProbeReport? logits = settings.Probe.Tokens > 0 ? MergeProbe.Measure(source, opened, exported, settings.Probe) : null;
             Report(settings, result, tensors, tokenizer, logits);
             return 0;
         }
@@ -97,7 +102,7 @@ internal static class ExportCommand
         GgufExportResult result = GgufAdapterWriter.Write(settings.Output, adapter, source.Config, settings.Type, Path.GetFileName(Path.TrimEndingDirectorySeparator(path)));
         using AdapterFolder back = GgufAdapter.Open(settings.Output, source.Config);
         TensorComparison tensors = GgufExportCheck.Tensors(adapter.Tensors, back.Tensors);
-        AdapterComparison? logits = settings.ProbeTokens > 0 ? AdapterComparison.Measure(source, adapter, back, settings.ProbeTokens) : null;
+        AdapterComparison? logits = settings.Probe.Tokens > 0 ? AdapterComparison.Measure(source, adapter, back, settings.Probe) : null;
         if (settings.Json)
         {
             CommandJson.Write(new { settings.Output, Type = settings.Type.Name(), result.Bytes, Tensors = tensors, Logits = logits, result.Warnings });

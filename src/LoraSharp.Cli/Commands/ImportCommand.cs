@@ -18,13 +18,16 @@ internal static class ImportCommand
         dtype.AcceptOnlyFromAmong("stored", "float32", "bfloat16", "float16");
         var model = new Option<string?>("--model") { Description = "Base model of an adapter whose file does not say how many heads it has.", HelpName = "MODEL" };
         var probe = new Option<int>("--probe-tokens") { Description = "Tokens on which the folder's logits are compared with the file's; 0 for no comparison.", HelpName = "N", DefaultValueFactory = _ => 64 };
+        Option<string> device = CommonOptions.Device();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("import", "Make a Hugging Face folder of a GGUF file: of a model weights, configuration, tokenizer and chat template, of an adapter a PEFT folder.\nExample: lora import SmolLM2.gguf --output SmolLM2")
         {
-            input, output, dtype, model, probe, json,
+            input, output, dtype, model, probe, device, json,
         };
         command.SetAction(parsed =>
         {
+            // Before anything is written: the device is needed last, for the comparison.
+            _ = EngineSetup.FindDevice(parsed.GetValue(device)!);
             string path = parsed.GetValue(input)!;
             bool isAdapter;
             using (GgufShards file = GgufShards.Open(path))
@@ -35,12 +38,12 @@ internal static class ImportCommand
             ElementType? stored = parsed.GetValue(dtype) switch { "float32" => ElementType.F32, "bfloat16" => ElementType.BF16, "float16" => ElementType.F16, _ => null };
             return isAdapter
                 ? Adapter(path, parsed.GetValue(output)!, parsed.GetValue(model), parsed.GetValue(json))
-                : Model(path, parsed.GetValue(output)!, stored, parsed.GetValue(probe), parsed.GetValue(json));
+                : Model(path, parsed.GetValue(output)!, stored, new MergeProbeOptions { Tokens = parsed.GetValue(probe), Device = parsed.GetValue(device)! }, parsed.GetValue(json));
         });
         return command;
     }
 
-    private static int Model(string path, string output, ElementType? type, int probeTokens, bool json)
+    private static int Model(string path, string output, ElementType? type, MergeProbeOptions probe, bool json)
     {
         using ModelSource source = GgufCheckpoint.OpenModel(path);
         var checkpoint = (GgufCheckpoint)source.Tensors;
@@ -48,7 +51,7 @@ internal static class ImportCommand
         using ModelSource folder = ModelSource.OpenFolder(output);
         TensorComparison tensors = GgufExportCheck.Tensors(checkpoint, folder.Tensors);
         TokenizerComparison? tokenizer = checkpoint.Tokenizer() is { } original ? GgufExportCheck.Tokenizers(original, TokenizerLoader.FromFolder(output)) : null;
-        MergeProbeReport? logits = probeTokens > 0 ? MergeProbe.Measure(source, [], folder, new MergeProbeOptions { Tokens = probeTokens }) : null;
+        MergeProbeReport? logits = probe.Tokens > 0 ? MergeProbe.Measure(source, [], folder, probe) : null;
         if (json)
         {
             CommandJson.Write(new { Output = output, Kind = "model", Architecture = (string?)source.Config["model_type"], Tensors = tensors, Tokenizer = tokenizer, Logits = logits });

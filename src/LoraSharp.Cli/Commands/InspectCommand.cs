@@ -23,10 +23,13 @@ internal static class InspectCommand
         probe.Description += " Needs --model.";
         Option<bool> strict = CommonOptions.Strict();
         Option<bool> anyBase = CommonOptions.AnyBase();
+        Option<string> dtype = CommonOptions.DType();
+        Option<string> device = CommonOptions.Device();
+        Option<string> quantize = CommonOptions.Quantize();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("inspect", "Explain an adapter (targets, ranks, sizes, norms, spectrum, similarity) or a model.\nExample: lora inspect runs/my-adapter --spectrum --against runs/other")
         {
-            path, spectrum, against, model, plot, rank, probe, strict, anyBase, json,
+            path, spectrum, against, model, plot, rank, probe, strict, anyBase, dtype, device, quantize, json,
         };
         command.SetAction(parsed =>
         {
@@ -47,7 +50,7 @@ internal static class InspectCommand
                 SpectrumPlot.Write(file, report);
             }
 
-            AdapterProbe? measured = parsed.GetValue(probe) ? Probe(adapter, source, parsed.GetValue(anyBase)) : null;
+            AdapterProbe? measured = parsed.GetValue(probe) ? Probe(adapter, source, new EngineOptions { Model = source?.Location ?? string.Empty, AcceptOtherBases = parsed.GetValue(anyBase), DType = parsed.GetValue(dtype)!, Device = parsed.GetValue(device)!, Quantize = parsed.GetValue(quantize)! }) : null;
             if (measured is { MaxLogitDifference: 0 })
             {
                 report = report with { Warnings = [.. report.Warnings, $"It changes no logit of {measured.Positions} positions."] };
@@ -59,14 +62,14 @@ internal static class InspectCommand
         return command;
     }
 
-    private static AdapterProbe Probe(AdapterFolder adapter, ModelSource? model, bool anyBase)
+    private static AdapterProbe Probe(AdapterFolder adapter, ModelSource? model, EngineOptions options)
     {
         if (model is null)
         {
             throw new LoraSharpException("--probe runs the base with and without the adapter: name the base with --model.");
         }
 
-        using LoadedModel loaded = EngineSetup.Load(new EngineOptions { Model = model.Location, AcceptOtherBases = anyBase });
+        using LoadedModel loaded = EngineSetup.Load(options);
         LoraAdapter added = loaded.Adapters.Load(adapter);
         return AdapterProbe.Measure(loaded.Model, loaded.Adapters, AdapterSelection.ForAll([new(added)]));
     }

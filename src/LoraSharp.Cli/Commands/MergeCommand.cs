@@ -24,8 +24,7 @@ internal static class MergeCommand
         Option<bool> anyBase = CommonOptions.AnyBase();
         Option<string?> modelType = CommonOptions.ModelType();
         Option<string> device = CommonOptions.Device();
-        var quantize = new Option<string>("--quantize") { Description = "nf4 or fp4: round the base to 4 bits first, as QLoRA trained the adapter on it. The result is dense.", HelpName = "TYPE", DefaultValueFactory = _ => "none" };
-        quantize.AcceptOnlyFromAmong("nf4", "fp4", "none");
+        Option<string> quantize = CommonOptions.RoundBase();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("merge", "Merge adapters into their base: W' = W + (alpha/r)·B·A, as a plain checkpoint, and measure that it answers the same.\nExample: lora merge --model SmolLM2-135M --adapter runs/my-adapter --output merged")
         {
@@ -33,8 +32,10 @@ internal static class MergeCommand
         };
         command.SetAction(parsed =>
         {
+            // Before anything is written: the device is needed last, for the comparison.
+            _ = EngineSetup.FindDevice(parsed.GetValue(device)!);
             (string Path, double Weight)[] named = [.. parsed.GetValue(adapters)!.Select(AdapterInputs.Weighted)];
-            using ModelSource source = Base(parsed.GetValue(model)!, parsed.GetValue(quantize)!, parsed.GetValue(modelType));
+            using ModelSource source = AdapterInputs.RoundedModel(parsed.GetValue(model)!, parsed.GetValue(quantize)!, parsed.GetValue(modelType));
             var opened = new List<MergedAdapter>();
             try
             {
@@ -47,23 +48,6 @@ internal static class MergeCommand
             }
         });
         return command;
-    }
-
-    private static ModelSource Base(string name, string quantize, string? modelType)
-    {
-        ModelSource source = AdapterInputs.Model(name);
-        try
-        {
-            // What is in 4 bits already is what the adapter was trained on.
-            return quantize == "none" || source.Tensors is BitsAndBytesSource { FourBitCount: > 0 }
-                ? source
-                : FourBitRounding.Of(source, new QuantizationOptions { Type = quantize == "fp4" ? FourBitType.Fp4 : FourBitType.Nf4 }, modelType);
-        }
-        catch
-        {
-            source.Dispose();
-            throw;
-        }
     }
 
     private sealed record Settings(string Output, bool Unmerge, string DType, int ProbeTokens, bool Strict, bool AnyBase, bool Json, string? ModelType, string Device);

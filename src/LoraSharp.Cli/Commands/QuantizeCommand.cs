@@ -17,9 +17,13 @@ internal static class QuantizeCommand
         adapters.Description = "Merge these adapters first (PATH or PATH=WEIGHT); what quantising then costs is measured on logits. The base may be in 4 bits itself.";
         Option<string?> modelType = CommonOptions.ModelType();
         Option<bool> anyBase = CommonOptions.AnyBase();
+        Option<string?> dtype = CommonOptions.ComparisonDType();
+        dtype.Description += " With --adapter.";
+        Option<string> device = CommonOptions.Device();
+        device.Description += " Where logits are compared, with --adapter; quantising is the CPU's work.";
         Option<bool> json = CommonOptions.Json();
         var output = new Option<string>("--output") { Description = "Folder to write.", Required = true, HelpName = "DIR" };
-        var type = new Option<string>("--type") { Description = "nf4 or fp4.", HelpName = "TYPE", DefaultValueFactory = _ => "nf4" };
+        var type = new Option<string>("--type", "--quantize") { Description = "nf4 or fp4.", HelpName = "TYPE", DefaultValueFactory = _ => "nf4" };
         type.AcceptOnlyFromAmong("nf4", "fp4");
         var twice = new Option<bool>("--double-quant") { Description = "Quantise the scales too: 0.516 instead of 0.563 bytes a weight." };
         var block = new Option<int>("--block-size") { Description = "Weights that share one scale: 32, 64, 128 ... 4096.", HelpName = "N", DefaultValueFactory = _ => 64 };
@@ -31,10 +35,12 @@ internal static class QuantizeCommand
         var iterations = new Option<int>("--iterations") { Description = "Rounds of quantising and decomposing.", HelpName = "N", DefaultValueFactory = _ => 5 };
         var command = new Command("quantize", "Write the model as a 4-bit checkpoint that bitsandbytes and transformers open.\n\nExample: lora quantize --model ./llama --output ./llama-nf4 --double-quant")
         {
-            model, adapters, output, type, twice, block, skip, init, rank, alpha, iterations, modelType, anyBase, json,
+            model, adapters, output, type, twice, block, skip, init, rank, alpha, iterations, modelType, dtype, device, anyBase, json,
         };
         command.SetAction(result =>
         {
+            // Before anything is written: the device is needed last, for the comparison.
+            _ = EngineSetup.FindDevice(result.GetValue(device)!);
             var options = new QuantizationOptions
             {
                 Type = result.GetValue(type) == "fp4" ? FourBitType.Fp4 : FourBitType.Nf4,
@@ -46,12 +52,12 @@ internal static class QuantizeCommand
                 kind == "loftq" ? LowRankStartKind.LoftQ : LowRankStartKind.QPissa,
                 new LoraOptions { Rank = result.GetValue(rank), Alpha = result.GetValue(alpha) },
                 Math.Max(1, result.GetValue(iterations)));
-            Run(result.GetValue(model)!, result.GetValue(adapters)!, result.GetValue(output)!, options, start, result.GetValue(modelType), result.GetValue(anyBase), result.GetValue(json));
+            Run(result.GetValue(model)!, result.GetValue(adapters)!, result.GetValue(output)!, options, start, new MergeProbeOptions { ModelType = result.GetValue(modelType), DType = result.GetValue(dtype), Device = result.GetValue(device)! }, result.GetValue(anyBase), result.GetValue(json));
         });
         return command;
     }
 
-    private static void Run(string model, IReadOnlyList<string> adapters, string output, QuantizationOptions options, LowRankStartOptions? start, string? modelType, bool anyBase, bool json)
+    private static void Run(string model, IReadOnlyList<string> adapters, string output, QuantizationOptions options, LowRankStartOptions? start, MergeProbeOptions comparison, bool anyBase, bool json)
     {
         if (File.Exists(output))
         {
@@ -70,11 +76,11 @@ internal static class QuantizeCommand
         if (adapters.Count == 0)
         {
             using ModelSource source = AdapterInputs.StoredModel(model);
-            Print(CheckpointQuantizer.Quantize(source, output, options, start, modelType, Progress), null);
+            Print(CheckpointQuantizer.Quantize(source, output, options, start, comparison.ModelType, Progress), null);
             return;
         }
 
-        MergedQuantization merged = QuantizedMerge.Run(model, adapters, output, options, start, modelType, anyBase, Progress);
+        MergedQuantization merged = QuantizedMerge.Run(model, adapters, output, options, start, comparison, anyBase, Progress);
         Print(merged.Report, merged.Probe);
 
         void Print(QuantizationReport report, MergeProbeReport? probe)

@@ -12,9 +12,7 @@ internal sealed record MergedQuantization(QuantizationReport Report, MergeProbeR
 /// <summary>Merges adapters into the dense (or dequantised) base, quantises the result, and measures what is left of it.</summary>
 internal static class QuantizedMerge
 {
-    private const int ProbeTokens = 64;
-
-    public static MergedQuantization Run(string model, IReadOnlyList<string> adapters, string output, QuantizationOptions options, LowRankStartOptions? start, string? modelType, bool anyBase, Action<int, int> progress)
+    public static MergedQuantization Run(string model, IReadOnlyList<string> adapters, string output, QuantizationOptions options, LowRankStartOptions? start, MergeProbeOptions probe, bool anyBase, Action<int, int> progress)
     {
         // The merged checkpoint lies beside the output for as long as it is needed.
         string dense = Path.GetFullPath(output).TrimEnd(Path.DirectorySeparatorChar) + ".merged";
@@ -27,11 +25,11 @@ internal static class QuantizedMerge
             QuantizationReport report;
             using (ModelSource merged = ModelSource.OpenFolder(dense))
             {
-                report = CheckpointQuantizer.Quantize(merged, output, options, start, modelType, progress);
+                report = CheckpointQuantizer.Quantize(merged, output, options, start, probe.ModelType, progress);
             }
 
             using ModelSource result = BitsAndBytesSource.Unwrap(ModelSource.OpenFolder(output));
-            return new MergedQuantization(report, MergeProbe.Measure(source, opened, result, new MergeProbeOptions { Tokens = ProbeTokens }));
+            return new MergedQuantization(report, MergeProbe.Measure(source, opened, result, probe));
         }
         finally
         {

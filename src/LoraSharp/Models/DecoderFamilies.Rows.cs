@@ -489,6 +489,7 @@ public static partial class DecoderFamilies
     {
         if (!r.Has("sliding_window"))
         {
+            r.Skip("sliding_window_pattern");
             return LayerTypes.Full;
         }
 

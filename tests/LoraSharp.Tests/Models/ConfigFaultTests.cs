@@ -44,6 +44,16 @@ public class ConfigFaultTests
         Assert.True(message.Contains(key, StringComparison.Ordinal) || message.Contains("rope", StringComparison.Ordinal), message);
     }
 
+    [Fact]
+    public void APatternOfWindowsWithoutAWindowMeansNothing()
+    {
+        JsonObject config = Config("exaone4");
+        config["sliding_window"] = null;
+        config["layer_types"] = new JsonArray("full_attention", "full_attention");
+
+        Assert.All(DecoderConfig.Read(config, "here").Layers, layer => Assert.Null(layer.Window));
+    }
+
     [Theory]
     [InlineData("use_cache", "true")]
     [InlineData("attention_dropout", "0.1")]
