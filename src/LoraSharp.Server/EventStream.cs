@@ -3,18 +3,23 @@ using Microsoft.AspNetCore.Http;
 
 namespace LoraSharp.Server;
 
-/// <summary>Server-sent events. Several choices may send at once.</summary>
+/// <summary>
+/// Server-sent events. Several choices may send at once. While there is nothing to send, a comment goes out now and then, so
+/// that no proxy between takes the connection for dead.
+/// </summary>
 internal sealed class EventStream(HttpContext context) : IDisposable
 {
     private readonly SemaphoreSlim _gate = new(1);
     private bool _started;
+    private bool _silent = true;
 
     public async Task SendAsync(JsonObject data)
     {
         await _gate.WaitAsync(context.RequestAborted).ConfigureAwait(false);
         try
         {
-            await WriteAsync(data.ToJsonString(JsonBody.Options), context.RequestAborted).ConfigureAwait(false);
+            _silent = false;
+            await WriteAsync("data: " + data.ToJsonString(JsonBody.Options), context.RequestAborted).ConfigureAwait(false);
         }
         finally
         {
@@ -22,25 +27,76 @@ internal sealed class EventStream(HttpContext context) : IDisposable
         }
     }
 
-    /// <summary>Sends the end mark; an error that comes after the first event, when it is too late for a status, is sent as an event.</summary>
+    /// <summary>Sends the end mark; an error that comes after the stream has begun, when it is too late for a status, is sent as an event.</summary>
     public async Task RunAsync(Func<Task> work)
     {
         var scope = RequestScope.Of(context);
         try
         {
-            await work().ConfigureAwait(false);
+            await WithKeepAliveAsync(work, scope).ConfigureAwait(false);
         }
         catch (Exception error) when (_started && !scope.Gone.IsCancellationRequested)
         {
-            await WriteAsync(scope.Explain(error).ToJson().ToJsonString(JsonBody.Options), scope.Gone).ConfigureAwait(false);
+            await WriteAsync("data: " + scope.Explain(error).ToJson().ToJsonString(JsonBody.Options), scope.Gone).ConfigureAwait(false);
         }
 
-        await WriteAsync("[DONE]", scope.Gone).ConfigureAwait(false);
+        await WriteAsync("data: [DONE]", scope.Gone).ConfigureAwait(false);
     }
 
     public void Dispose() => _gate.Dispose();
 
-    private async Task WriteAsync(string data, CancellationToken cancellation)
+    private async Task WithKeepAliveAsync(Func<Task> work, RequestScope scope)
+    {
+        if (scope.KeepAlive == TimeSpan.Zero)
+        {
+            await work().ConfigureAwait(false);
+            return;
+        }
+
+        using var over = CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted);
+        Task alive = KeepAliveAsync(scope, over.Token);
+        try
+        {
+            await work().ConfigureAwait(false);
+        }
+        finally
+        {
+            // Nobody else writes when the end mark or the error does.
+            await over.CancelAsync().ConfigureAwait(false);
+            await alive.ConfigureAwait(false);
+        }
+    }
+
+    private async Task KeepAliveAsync(RequestScope scope, CancellationToken over)
+    {
+        try
+        {
+            using var timer = new PeriodicTimer(scope.KeepAlive, scope.Clock);
+            while (await timer.WaitForNextTickAsync(over).ConfigureAwait(false))
+            {
+                await _gate.WaitAsync(over).ConfigureAwait(false);
+                try
+                {
+                    if (_silent)
+                    {
+                        await WriteAsync(": keep-alive", over).ConfigureAwait(false);
+                    }
+
+                    _silent = true;
+                }
+                finally
+                {
+                    _gate.Release();
+                }
+            }
+        }
+        catch (OperationCanceledException)
+        {
+            // The answer has ended, or the client has left.
+        }
+    }
+
+    private async Task WriteAsync(string lines, CancellationToken cancellation)
     {
         if (!_started)
         {
@@ -52,7 +108,7 @@ internal sealed class EventStream(HttpContext context) : IDisposable
             context.Response.Headers["X-Accel-Buffering"] = "no";
         }
 
-        await context.Response.WriteAsync($"data: {data}\n\n", cancellation).ConfigureAwait(false);
+        await context.Response.WriteAsync($"{lines}\n\n", cancellation).ConfigureAwait(false);
         await context.Response.Body.FlushAsync(cancellation).ConfigureAwait(false);
     }
 }

@@ -11,7 +11,7 @@ namespace LoraSharp.Server;
 /// Stands before every route: who is it, may they, is there room, until when. Behind it stands the one place where errors
 /// become answers, in OpenAI's shape whatever went wrong, and where a request is logged and counted.
 /// </summary>
-internal sealed class Gatekeeper(ServedModel model, ServerState state, ServerOptions options, ServerMetrics metrics, ILogger logger, bool wholeApplication)
+internal sealed class Gatekeeper(ServedModel model, ServerState state, ServerOptions options, ServerMetrics metrics, TimeProvider clock, ILogger logger, bool wholeApplication)
 {
     private static readonly TimeSpan WhileDraining = TimeSpan.FromSeconds(5);
 
@@ -30,14 +30,14 @@ internal sealed class Gatekeeper(ServedModel model, ServerState state, ServerOpt
         string id = RequestId(context.Request);
         context.Response.Headers["x-request-id"] = id;
         CancellationToken gone = context.RequestAborted;
-        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(gone, state.CutOff);
-        deadline.CancelAfter(options.RequestTimeout);
+        using var limit = new CancellationTokenSource(options.RequestTimeout, clock);
+        using var deadline = CancellationTokenSource.CreateLinkedTokenSource(gone, state.CutOff, limit.Token);
         context.RequestAborted = deadline.Token;
         RequestScope? scope = null;
         try
         {
             Caller caller = Admit(context, mark);
-            scope = new RequestScope(id, caller, (context.GetEndpoint() as Microsoft.AspNetCore.Routing.RouteEndpoint)?.RoutePattern.RawText ?? "unknown", model, options, metrics) { Gone = gone, Explain = Explain };
+            scope = new RequestScope(id, caller, (context.GetEndpoint() as Microsoft.AspNetCore.Routing.RouteEndpoint)?.RoutePattern.RawText ?? "unknown", model, options, metrics, clock) { Gone = gone, Explain = Explain };
             context.Features.Set(scope);
             await ServeAsync(context, next, mark, caller).ConfigureAwait(false);
             context.RequestAborted = gone;

@@ -26,8 +26,9 @@ public static class LoraServer
     /// <param name="address">Where to listen.</param>
     /// <param name="port">Port; 0 for any free one.</param>
     /// <param name="logging">What is logged and how; null: warnings and errors, as ASP.NET writes them.</param>
+    /// <param name="clock">For time limits, keep-alives and figures; null for the system's.</param>
     /// <exception cref="Formats.LoraSharpException">Options are out of range, or the file of keys is faulty.</exception>
-    public static WebApplication Create(ServedModel model, ServerOptions options, IPAddress address, int port, Action<ILoggingBuilder>? logging = null)
+    public static WebApplication Create(ServedModel model, ServerOptions options, IPAddress address, int port, Action<ILoggingBuilder>? logging = null, TimeProvider? clock = null)
     {
         ArgumentNullException.ThrowIfNull(options);
         options.Validate();
@@ -50,7 +51,7 @@ public static class LoraServer
             app.UseCors();
         }
 
-        app.Map(model, options, wholeApplication: true);
+        app.Map(model, options, clock ?? TimeProvider.System, wholeApplication: true);
         return app;
     }
 
@@ -58,14 +59,18 @@ public static class LoraServer
     /// Adds the routes to an application of the caller's own. Keys and limits hold for them alone. <c>/metrics</c> is there when
     /// <see cref="TelemetrySetup.AddLoraSharpTelemetry"/> was called on the services.
     /// </summary>
+    /// <param name="app">Gets the routes.</param>
+    /// <param name="model">What is served; stays the caller's.</param>
+    /// <param name="options">Keys, limits, names.</param>
+    /// <param name="clock">For time limits, keep-alives and figures; null for the system's.</param>
     /// <exception cref="Formats.LoraSharpException">Options are out of range, or the file of keys is faulty.</exception>
-    public static IEndpointRouteBuilder MapLoraSharp(this WebApplication app, ServedModel model, ServerOptions options)
+    public static IEndpointRouteBuilder MapLoraSharp(this WebApplication app, ServedModel model, ServerOptions options, TimeProvider? clock = null)
     {
         ArgumentNullException.ThrowIfNull(app);
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(options);
         options.Validate();
-        app.Map(model, options, wholeApplication: false);
+        app.Map(model, options, clock ?? TimeProvider.System, wholeApplication: false);
         return app;
     }
 
@@ -83,10 +88,10 @@ public static class LoraServer
         limits.MinResponseDataRate = new MinDataRate(bytesPerSecond: 240, gracePeriod: TimeSpan.FromSeconds(10));
     }
 
-    private static void Map(this WebApplication app, ServedModel model, ServerOptions options, bool wholeApplication)
+    private static void Map(this WebApplication app, ServedModel model, ServerOptions options, TimeProvider clock, bool wholeApplication)
     {
         ILogger logger = app.Services.GetRequiredService<ILoggerFactory>().CreateLogger("LoraSharp.Server");
-        var state = new ServerState(options);
+        var state = new ServerState(options, clock);
         var metrics = new ServerMetrics(state);
         app.Lifetime.ApplicationStopping.Register(state.Stop);
         app.Lifetime.ApplicationStopped.Register(() =>
@@ -100,7 +105,7 @@ public static class LoraServer
             app.Use(page.InvokeAsync);
         }
 
-        var gate = new Gatekeeper(model, state, options, metrics, logger, wholeApplication);
+        var gate = new Gatekeeper(model, state, options, metrics, clock, logger, wholeApplication);
         app.Use((context, next) => gate.InvokeAsync(context, next));
 
         RouteGroupBuilder open = app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Open));

@@ -9,9 +9,9 @@ using Microsoft.AspNetCore.Http.Features;
 namespace LoraSharp.Server;
 
 /// <summary>One HTTP request on its way: who sends it, what it asked for and used. Everything that computes goes through it.</summary>
-internal sealed class RequestScope(string id, Caller caller, string route, ServedModel model, ServerOptions options, ServerMetrics metrics)
+internal sealed class RequestScope(string id, Caller caller, string route, ServedModel model, ServerOptions options, ServerMetrics metrics, TimeProvider clock)
 {
-    private readonly long _started = Stopwatch.GetTimestamp();
+    private readonly long _started = clock.GetTimestamp();
     private long _firstToken;
     private int _generated;
 
@@ -26,8 +26,13 @@ internal sealed class RequestScope(string id, Caller caller, string route, Serve
 
     public Caller Caller => caller;
 
+    public TimeProvider Clock => clock;
+
+    /// <summary>How long a stream may be silent.</summary>
+    public TimeSpan KeepAlive => options.StreamKeepAlive;
+
     /// <summary>When it came, Unix seconds.</summary>
-    public long Created { get; } = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
+    public long Created { get; } = clock.GetUtcNow().ToUnixTimeSeconds();
 
     public string Route => route;
 
@@ -38,10 +43,10 @@ internal sealed class RequestScope(string id, Caller caller, string route, Serve
 
     public int GeneratedTokens => Volatile.Read(ref _generated);
 
-    public TimeSpan Elapsed => Stopwatch.GetElapsedTime(_started);
+    public TimeSpan Elapsed => clock.GetElapsedTime(_started);
 
     /// <summary>From the request's coming to its first token; null before.</summary>
-    public TimeSpan? FirstToken => Volatile.Read(ref _firstToken) is var at and > 0 ? Stopwatch.GetElapsedTime(_started, at) : null;
+    public TimeSpan? FirstToken => Volatile.Read(ref _firstToken) is var at and > 0 ? clock.GetElapsedTime(_started, at) : null;
 
     public static RequestScope Of(HttpContext context) => context.Features.GetRequiredFeature<RequestScope>();
 
@@ -98,7 +103,7 @@ internal sealed class RequestScope(string id, Caller caller, string route, Serve
             {
                 if (update.Token is not null)
                 {
-                    Interlocked.CompareExchange(ref _firstToken, Stopwatch.GetTimestamp(), 0);
+                    Interlocked.CompareExchange(ref _firstToken, clock.GetTimestamp(), 0);
                     metrics.Generated();
                     tokens++;
                     Interlocked.Increment(ref _generated);

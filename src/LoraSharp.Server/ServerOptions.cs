@@ -20,8 +20,17 @@ public sealed record ServerOptions
     /// <summary>Largest request body in bytes.</summary>
     public long MaxRequestBytes { get; init; } = 8 << 20;
 
-    /// <summary>Longest time a request may take, streams too; then 504.</summary>
+    /// <summary>
+    /// Longest time a request may take: its body, the queue, the prompt and the whole answer, streams too. Then 504; where a
+    /// stream has begun, an event with the error.
+    /// </summary>
     public TimeSpan RequestTimeout { get; init; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>
+    /// After how long a stream that has nothing to say (it waits in the queue, or a long prompt is computed) sends a comment, so
+    /// that no proxy takes it for dead. Clients skip comments. Zero for none.
+    /// </summary>
+    public TimeSpan StreamKeepAlive { get; init; } = TimeSpan.FromSeconds(10);
 
     /// <summary>Longest time a client may take to send its headers, 2 s or more; a body must then come at 240 bytes a second.</summary>
     public TimeSpan HeadersTimeout { get; init; } = TimeSpan.FromSeconds(15);
@@ -69,6 +78,7 @@ public sealed record ServerOptions
         }
 
         Check(HeadersTimeout >= TimeSpan.FromSeconds(2), $"headers timeout {HeadersTimeout.TotalSeconds} s: expected 2 or more");
+        Check(StreamKeepAlive >= TimeSpan.Zero && StreamKeepAlive < TimeSpan.FromDays(20), $"stream keep-alive {StreamKeepAlive.TotalSeconds} s: expected 0 (none) or more");
         Check(DrainTimeout >= TimeSpan.Zero && DrainTimeout < TimeSpan.FromDays(20), $"drain timeout {DrainTimeout.TotalSeconds} s: expected 0 or more, less than 20 days");
         foreach (string folder in AdapterFolders)
         {

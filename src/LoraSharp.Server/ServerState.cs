@@ -3,10 +3,10 @@ using LoraSharp.Server.Access;
 namespace LoraSharp.Server;
 
 /// <summary>What changes while a server runs: its keys, and whether it still takes requests.</summary>
-internal sealed class ServerState(ServerOptions options) : IDisposable
+internal sealed class ServerState(ServerOptions options, TimeProvider clock) : IDisposable
 {
-    private readonly CancellationTokenSource _cutOff = new();
-    private readonly DateTimeOffset _started = DateTimeOffset.UtcNow;
+    private readonly CancellationTokenSource _cutOff = new(Timeout.InfiniteTimeSpan, clock);
+    private readonly DateTimeOffset _started = clock.GetUtcNow();
     private volatile KeyRing _keys = new(options);
     private volatile bool _draining;
     private int _underWay;
@@ -46,7 +46,7 @@ internal sealed class ServerState(ServerOptions options) : IDisposable
         _keys = new KeyRing(options);
 
         // Requests under way still count on the old one.
-        _ = Task.Delay(options.RequestTimeout, _cutOff.Token).ContinueWith(_ => old.Dispose(), CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
+        _ = Task.Delay(options.RequestTimeout, clock, _cutOff.Token).ContinueWith(_ => old.Dispose(), CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
     }
 
     public void Dispose()

@@ -27,7 +27,7 @@ internal sealed class RunningServer : IAsyncDisposable
 
     public HttpClient Client { get; }
 
-    public static async Task<RunningServer> StartAsync(string model, IReadOnlyDictionary<string, string>? adapters = null, ServerOptions? options = null, EngineLimits? limits = null)
+    public static async Task<RunningServer> StartAsync(string model, IReadOnlyDictionary<string, string>? adapters = null, ServerOptions? options = null, EngineLimits? limits = null, TimeProvider? clock = null)
     {
         LoadedModel loaded = EngineSetup.Load(new EngineOptions { Model = model, Device = "cpu" });
         InferenceEngine engine = loaded.CreateEngine(limits ?? new EngineLimits());
@@ -37,7 +37,7 @@ internal sealed class RunningServer : IAsyncDisposable
         }
 
         WebApplication app = LoraServer.Create(
-            new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation), options ?? new ServerOptions { ModelName = "base" }, IPAddress.Loopback, 0);
+            new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation), options ?? new ServerOptions { ModelName = "base" }, IPAddress.Loopback, 0, clock: clock);
         await app.StartAsync();
         return new RunningServer(loaded, engine, app);
     }

@@ -34,7 +34,8 @@ internal sealed class ServeOptions
     private readonly Option<string[]> _folders = new("--adapter-folder") { Description = "Let adapters be loaded over HTTP from below this folder only; may be given several times.", HelpName = "DIR", DefaultValueFactory = _ => [] };
     private readonly Option<bool> _closed = new("--no-adapter-changes") { Description = "Let no adapter be loaded or unloaded over HTTP." };
     private readonly Option<string[]> _origins = new("--allow-origin") { Description = "Let pages of this web origin call the server (CORS); * for all; may be given several times.", HelpName = "ORIGIN", DefaultValueFactory = _ => [] };
-    private readonly Option<double> _request = new("--request-timeout") { Description = "Longest time a request may take, in seconds.", HelpName = "S", DefaultValueFactory = _ => Defaults.RequestTimeout.TotalSeconds };
+    private readonly Option<double> _request = new("--request-timeout") { Description = "Longest time a request may take with queue, prompt and whole answer, in seconds.", HelpName = "S", DefaultValueFactory = _ => Defaults.RequestTimeout.TotalSeconds };
+    private readonly Option<double> _keepAlive = new("--stream-keep-alive") { Description = "A stream that has nothing to say for so many seconds sends a comment, so that no proxy cuts it; 0 for none.", HelpName = "S", DefaultValueFactory = _ => Defaults.StreamKeepAlive.TotalSeconds };
     private readonly Option<double> _drain = new("--drain-timeout") { Description = "How long requests under way may go on after SIGTERM or Ctrl+C, in seconds.", HelpName = "S", DefaultValueFactory = _ => Defaults.DrainTimeout.TotalSeconds };
     private readonly Option<string> _body = new("--max-request-size") { Description = "Largest request body.", HelpName = "SIZE", DefaultValueFactory = _ => "8MB" };
     private readonly Option<LogLevel> _level = new("--log-level") { Description = "trace, debug, information (a line a request), warning, error or none.", HelpName = "LEVEL", DefaultValueFactory = _ => LogLevel.Warning };
@@ -49,7 +50,7 @@ internal sealed class ServeOptions
 
     public void AddTo(Command command)
     {
-        foreach (Option option in (Option[])[_port, _host, _name, _apiKeys, _adminKey, _keys, _batch, _queue, _memory, _cache, _step, _unshared, _fused, _length, _answer, _loaded, _register, _pinned, _folders, _closed, _origins, _request, _drain, _body, _level, _format, _run, _train, _share, _merge, _plain])
+        foreach (Option option in (Option[])[_port, _host, _name, _apiKeys, _adminKey, _keys, _batch, _queue, _memory, _cache, _step, _unshared, _fused, _length, _answer, _loaded, _register, _pinned, _folders, _closed, _origins, _request, _keepAlive, _drain, _body, _level, _format, _run, _train, _share, _merge, _plain])
         {
             command.Add(option);
         }
@@ -105,6 +106,7 @@ internal sealed class ServeOptions
         AdapterFolders = parsed.GetValue(_folders)!,
         AllowedOrigins = parsed.GetValue(_origins)!,
         RequestTimeout = Seconds(parsed, _request),
+        StreamKeepAlive = Seconds(parsed, _keepAlive),
         DrainTimeout = Seconds(parsed, _drain),
         MaxRequestBytes = ByteSize.Parse(parsed.GetValue(_body)!, _body.Name),
         RunFolder = parsed.GetValue(_run),
