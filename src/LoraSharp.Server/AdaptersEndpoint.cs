@@ -61,30 +61,7 @@ internal sealed class AdaptersEndpoint(ServedModel model, ServerOptions options,
             return path;
         }
 
-        foreach (string folder in options.AdapterFolders)
-        {
-            string root = Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder));
-            string full = Path.GetFullPath(path, root);
-            if (full.StartsWith(root + Path.DirectorySeparatorChar, StringComparison.Ordinal) && !HasLink(root, full))
-            {
-                return full;
-            }
-        }
-
-        throw new ApiError(StatusCodes.Status403Forbidden, $"{field} is outside the folders that adapters may be loaded from, or leads through a link.", field, "path_not_allowed");
-    }
-
-    // A link below the folder may lead anywhere; who may write there is not who started the server.
-    private static bool HasLink(string root, string full)
-    {
-        for (string? at = full; at is not null && at.Length > root.Length; at = Path.GetDirectoryName(at))
-        {
-            if (new DirectoryInfo(at).LinkTarget is not null || new FileInfo(at).LinkTarget is not null)
-            {
-                return true;
-            }
-        }
-
-        return false;
+        return FolderBounds.Find(options.AdapterFolders, path)
+            ?? throw new ApiError(StatusCodes.Status403Forbidden, $"{field} is outside the folders that adapters may be loaded from, or leads through a link.", field, "path_not_allowed");
     }
 }

@@ -44,7 +44,7 @@ internal sealed class ApiError(int status, string message, string? parameter = n
     /// <summary>The answer where routing or the web server gave a bare status.</summary>
     public static ApiError FromStatus(HttpRequest request, int status) => new(status, status switch
     {
-        StatusCodes.Status404NotFound => $"There is no route {request.Method} {Shorten(request.Path)}.",
+        StatusCodes.Status404NotFound => $"There is no route {request.Method} {Shorten(request.Path)}.{Hint(request.Path)}",
         StatusCodes.Status405MethodNotAllowed => $"{request.Method} is not a method of {Shorten(request.Path)}.",
         StatusCodes.Status413PayloadTooLarge => "The request's body is too large.",
         StatusCodes.Status415UnsupportedMediaType => "Expected Content-Type: application/json.",
@@ -81,6 +81,14 @@ internal sealed class ApiError(int status, string message, string? parameter = n
 
         await JsonBody.WriteAsync(context, ToJson()).ConfigureAwait(false);
     }
+
+    // The usual slip of who sets a client's base address.
+    private static string Hint(string? path) => path switch
+    {
+        "/chat/completions" or "/completions" or "/embeddings" or "/models" => $" It is /v1{path}: the client's base URL must end in /v1.",
+        not null when path.StartsWith("/v1/v1/", StringComparison.Ordinal) => " The client adds /v1 itself: leave it out of its base URL.",
+        _ => "",
+    };
 
     private static string Seconds(TimeSpan time) => Math.Max(1, (long)Math.Ceiling(time.TotalSeconds)).ToString(CultureInfo.InvariantCulture);
 }

@@ -9,7 +9,7 @@ namespace LoraSharp.Server;
 /// <summary><c>POST /v1/chat/completions</c>: the model's chat template renders the messages.</summary>
 internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
 {
-    private const int MostChoices = 16;
+    private const int MostChoices = 128;
     private const int MostTop = 20;
 
     public async Task HandleAsync(HttpContext context)
@@ -49,7 +49,7 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
             return;
         }
 
-        ChatChoice[] done = await Task.WhenAll(requests.Select((r, i) => CollectAsync(scope, r, plan, context.RequestAborted))).ConfigureAwait(false);
+        ChatChoice[] done = await scope.SideBySideAsync(requests, (r, _, cancellation) => CollectAsync(scope, r, plan, cancellation), context.RequestAborted).ConfigureAwait(false);
         JsonObject answer = Envelope(scope, "chat.completion", [.. done.Select((d, i) => (JsonNode)d.ToJson(i))]);
         answer["usage"] = CompletionsEndpoint.Usage(prompt.Length, done.Sum(d => d.Tokens));
         await JsonBody.WriteAsync(context, answer).ConfigureAwait(false);
@@ -89,10 +89,10 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
         using var events = new EventStream(context);
         await events.RunAsync(async () =>
         {
-            await Task.WhenAll(requests.Select(async (request, index) =>
+            await scope.SideBySideAsync(requests, async (request, index, cancellation) =>
             {
                 var choice = new ChatChoice(model.Tokenizer!, plan, request.LogProbabilities is not null);
-                await foreach (TokenUpdate update in scope.GenerateAsync(request, context.RequestAborted).ConfigureAwait(false))
+                await foreach (TokenUpdate update in scope.GenerateAsync(request, cancellation).ConfigureAwait(false))
                 {
                     if (choice.Next(update, index) is { } piece)
                     {
@@ -105,7 +105,9 @@ internal sealed class ChatEndpoint(ServedModel model, ServerOptions options)
                         await events.SendAsync(chunk).ConfigureAwait(false);
                     }
                 }
-            })).ConfigureAwait(false);
+
+                return choice;
+            }, context.RequestAborted).ConfigureAwait(false);
             if (usage)
             {
                 JsonObject last = Envelope(scope, Kind, []);

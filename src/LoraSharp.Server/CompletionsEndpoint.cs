@@ -10,7 +10,7 @@ namespace LoraSharp.Server;
 internal sealed class CompletionsEndpoint(ServedModel model)
 {
     private const int MostPrompts = 256;
-    private const int MostChoices = 16;
+    private const int MostChoices = 128;
     private const int DefaultTokens = 16;
 
     public async Task HandleAsync(HttpContext context)
@@ -51,7 +51,7 @@ internal sealed class CompletionsEndpoint(ServedModel model)
             return;
         }
 
-        CompletionChoice[] done = await Task.WhenAll(requests.Select(r => CollectAsync(scope, r, shape, context.RequestAborted))).ConfigureAwait(false);
+        CompletionChoice[] done = await scope.SideBySideAsync(requests, (r, _, cancellation) => CollectAsync(scope, r, shape, cancellation), context.RequestAborted).ConfigureAwait(false);
         JsonObject answer = Envelope([.. done.Select((c, i) => (JsonNode)c.ToJson(i))]);
         answer["usage"] = Usage(scope.PromptTokens, done.Sum(c => c.Tokens));
         await JsonBody.WriteAsync(context, answer).ConfigureAwait(false);
@@ -67,10 +67,10 @@ internal sealed class CompletionsEndpoint(ServedModel model)
         var scope = RequestScope.Of(context);
         await events.RunAsync(async () =>
         {
-            await Task.WhenAll(requests.Select(async (request, index) =>
+            await scope.SideBySideAsync(requests, async (request, index, cancellation) =>
             {
                 var choice = new CompletionChoice(model, shape, request);
-                await foreach (TokenUpdate update in scope.GenerateAsync(request, context.RequestAborted).ConfigureAwait(false))
+                await foreach (TokenUpdate update in scope.GenerateAsync(request, cancellation).ConfigureAwait(false))
                 {
                     choice.Add(update);
                     JsonObject chunk = envelope([choice.ToJson(index)]);
@@ -82,7 +82,9 @@ internal sealed class CompletionsEndpoint(ServedModel model)
                     await events.SendAsync(chunk).ConfigureAwait(false);
                     choice = choice.Next();
                 }
-            })).ConfigureAwait(false);
+
+                return choice;
+            }, context.RequestAborted).ConfigureAwait(false);
             if (usage is not null)
             {
                 JsonObject last = envelope([]);

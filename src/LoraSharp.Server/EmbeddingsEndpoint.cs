@@ -34,7 +34,7 @@ internal sealed class EmbeddingsEndpoint(ServedModel model)
         List<int[]> inputs = Inputs(body);
         int? dimensions = body.Whole("dimensions", 1, int.MaxValue);
         scope.Admit(inputs);
-        IReadOnlyList<float[]> vectors = await model.Engine.EmbedAsync(new EmbeddingRequest { Inputs = inputs, Adapter = adapter, Pooling = pooling, Dimensions = dimensions }, context.RequestAborted).ConfigureAwait(false);
+        IReadOnlyList<float[]> vectors = await scope.EmbedAsync(new EmbeddingRequest { Inputs = inputs, Adapter = adapter, Pooling = pooling, Dimensions = dimensions }, context.RequestAborted).ConfigureAwait(false);
         int tokens = inputs.Sum(i => i.Length);
         await JsonBody.WriteAsync(context, new JsonObject
         {

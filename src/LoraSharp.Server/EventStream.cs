@@ -13,13 +13,18 @@ internal sealed class EventStream(HttpContext context) : IDisposable
     private bool _started;
     private bool _silent = true;
 
-    public async Task SendAsync(JsonObject data)
+    public Task SendAsync(JsonObject data) => SendAsync(data.ToJsonString(JsonBody.Options));
+
+    /// <summary>Sends an event.</summary>
+    /// <param name="data">One line.</param>
+    /// <param name="id">Its number, by which a client that was cut off goes on; null for none.</param>
+    public async Task SendAsync(string data, long? id = null)
     {
         await _gate.WaitAsync(context.RequestAborted).ConfigureAwait(false);
         try
         {
             _silent = false;
-            await WriteAsync("data: " + data.ToJsonString(JsonBody.Options), context.RequestAborted).ConfigureAwait(false);
+            await WriteAsync(id is { } number ? FormattableString.Invariant($"id: {number}\ndata: {data}") : "data: " + data, context.RequestAborted).ConfigureAwait(false);
         }
         finally
         {
@@ -37,7 +42,9 @@ internal sealed class EventStream(HttpContext context) : IDisposable
         }
         catch (Exception error) when (_started && !scope.Gone.IsCancellationRequested)
         {
-            await WriteAsync("data: " + scope.Explain(error).ToJson().ToJsonString(JsonBody.Options), scope.Gone).ConfigureAwait(false);
+            ApiError told = scope.Explain(error);
+            scope.Fault = told.Code ?? "error";
+            await WriteAsync("data: " + told.ToJson().ToJsonString(JsonBody.Options), scope.Gone).ConfigureAwait(false);
         }
 
         await WriteAsync("data: [DONE]", scope.Gone).ConfigureAwait(false);

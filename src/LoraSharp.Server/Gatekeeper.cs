@@ -3,6 +3,7 @@ using LoraSharp.Server.Access;
 using LoraSharp.Server.Telemetry;
 using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Http.Features;
 using Microsoft.Extensions.Logging;
 
 namespace LoraSharp.Server;
@@ -30,7 +31,7 @@ internal sealed class Gatekeeper(ServedModel model, ServerState state, ServerOpt
         string id = RequestId(context.Request);
         context.Response.Headers["x-request-id"] = id;
         CancellationToken gone = context.RequestAborted;
-        using var limit = new CancellationTokenSource(options.RequestTimeout, clock);
+        using var limit = new CancellationTokenSource(mark.Watches ? Timeout.InfiniteTimeSpan : options.RequestTimeout, clock);
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(gone, state.CutOff, limit.Token);
         context.RequestAborted = deadline.Token;
         RequestScope? scope = null;
@@ -63,6 +64,7 @@ internal sealed class Gatekeeper(ServedModel model, ServerState state, ServerOpt
         {
             context.RequestAborted = gone;
             metrics.Finished(mark, scope, context.Response.StatusCode);
+            Describe(context, scope);
             Log(context, mark, id, scope);
         }
     }
@@ -70,7 +72,7 @@ internal sealed class Gatekeeper(ServedModel model, ServerState state, ServerOpt
     /// <summary>What an error is to the client.</summary>
     private ApiError Explain(Exception error) => error switch
     {
-        OperationCanceledException when state.CutOff.IsCancellationRequested => ApiError.Unavailable("The server is shutting down.", WhileDraining),
+        OperationCanceledException when state.CutOff.IsCancellationRequested || state.Stopping.IsCancellationRequested => ApiError.Unavailable("The server is shutting down.", WhileDraining),
         OperationCanceledException => new ApiError(StatusCodes.Status504GatewayTimeout, $"The request took longer than {options.RequestTimeout.TotalSeconds:0} s.", null, "timeout"),
         _ => ApiError.From(error) ?? new ApiError(StatusCodes.Status500InternalServerError, "The server failed at this request; its log says more.", null, "internal_error"),
     };
@@ -153,6 +155,20 @@ internal sealed class Gatekeeper(ServedModel model, ServerState state, ServerOpt
         catch (OperationCanceledException)
         {
             // It left meanwhile.
+        }
+    }
+
+    // ASP.NET Core makes the request's span and leaves its name and tags to others.
+    private static void Describe(HttpContext context, RequestScope? scope)
+    {
+        if (context.Features.Get<IHttpActivityFeature>()?.Activity is { IsAllDataRequested: true } activity)
+        {
+            activity.DisplayName = scope is null ? context.Request.Method : $"{context.Request.Method} {scope.Route}";
+            activity.SetTag("http.request.method", context.Request.Method).SetTag("http.route", scope?.Route).SetTag("http.response.status_code", context.Response.StatusCode);
+            if (context.Response.StatusCode >= StatusCodes.Status500InternalServerError)
+            {
+                activity.SetTag("error.type", context.Response.StatusCode.ToString(System.Globalization.CultureInfo.InvariantCulture)).SetStatus(System.Diagnostics.ActivityStatusCode.Error);
+            }
         }
     }
 

@@ -2,6 +2,7 @@ using System.Net;
 using System.Text.Json.Nodes;
 using LoraSharp.Server.Access;
 using LoraSharp.Server.Telemetry;
+using LoraSharp.Server.Training;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Http;
@@ -93,7 +94,11 @@ public static class LoraServer
         ILogger logger = app.Services.GetRequiredService<ILoggerFactory>().CreateLogger("LoraSharp.Server");
         var state = new ServerState(options, clock);
         var metrics = new ServerMetrics(state);
-        app.Lifetime.ApplicationStopping.Register(state.Stop);
+        app.Lifetime.ApplicationStopping.Register(() =>
+        {
+            state.Stop();
+            model.Training?.Current?.Cancel();
+        });
         app.Lifetime.ApplicationStopped.Register(() =>
         {
             metrics.Dispose();
@@ -125,11 +130,16 @@ public static class LoraServer
 
         RouteGroupBuilder operate = app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Admin));
         var adapters = new AdaptersEndpoint(model, options, logger);
-        if (options.RunFolder is { } folder)
-        {
-            var run = new RunMetrics(folder);
-            operate.MapGet("/training", (long? after) => Results.Json(run.Read(after ?? 0)));
-        }
+        var training = new TrainingEndpoint(model, options, state, adapters, logger);
+        operate.MapPost("/admin/training", training.StartAsync);
+        operate.MapGet("/admin/training", training.StatusAsync);
+        operate.MapPost("/admin/training/cancel", training.CancelAsync);
+        app.MapGroup("").WithMetadata(new RouteMark(RouteAccess.Admin, Watches: true)).MapGet("/admin/training/events", training.WatchAsync);
+
+        // The curves of the folder that was named at the start, else of what is trained here.
+        operate.MapGet("/training", (long? after) => (options.RunFolder ?? model.Training?.Current?.Output) is { } folder
+            ? Results.Json(new RunMetrics(folder).Read(after ?? 0))
+            : throw new ApiError(StatusCodes.Status404NotFound, "No training run is watched: start the server with --run DIR, or a run with POST /admin/training.", null, "no_training"));
 
         operate.MapPost("/v1/load_lora_adapter", adapters.LoadAsync);
         operate.MapPost("/v1/unload_lora_adapter", adapters.UnloadAsync);

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.CompilerServices;
+using System.Runtime.ExceptionServices;
 using LoraSharp.Server.Access;
 using LoraSharp.Server.Telemetry;
 using LoraSharp.Serving;
@@ -35,6 +36,17 @@ internal sealed class RequestScope(string id, Caller caller, string route, Serve
     public long Created { get; } = clock.GetUtcNow().ToUnixTimeSeconds();
 
     public string Route => route;
+
+    /// <summary>What it does, as OpenTelemetry calls it.</summary>
+    public string Operation => route switch
+    {
+        "/v1/chat/completions" => "chat",
+        "/v1/embeddings" => "embeddings",
+        _ => "text_completion",
+    };
+
+    /// <summary>The code of an error that came when the status was sent already; null for none.</summary>
+    public string? Fault { get; set; }
 
     /// <summary>The base's or adapter's name once it is known.</summary>
     public string? Model { get; private set; }
@@ -92,30 +104,85 @@ internal sealed class RequestScope(string id, Caller caller, string route, Serve
         PromptTokens += tokens;
     }
 
+    /// <summary>
+    /// Does something for each of the request's sequences side by side. When one fails, the others end at once: nobody gets what
+    /// they would have said.
+    /// </summary>
+    /// <exception cref="ApiError">There are more than could ever wait.</exception>
+    public async Task<T[]> SideBySideAsync<T>(IReadOnlyList<InferenceRequest> requests, Func<InferenceRequest, int, CancellationToken, Task<T>> work, CancellationToken cancellation)
+    {
+        if (requests.Count > model.Engine.Limits.MaxWaiting)
+        {
+            throw ApiError.Invalid("n", $"The request asks for {requests.Count} sequences (prompts times n); this server's queue holds {model.Engine.Limits.MaxWaiting}. Send fewer.");
+        }
+
+        using var all = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        ExceptionDispatchInfo? first = null;
+        async Task<T> One(InferenceRequest request, int index)
+        {
+            try
+            {
+                return await work(request, index, all.Token).ConfigureAwait(false);
+            }
+            catch (Exception error)
+            {
+                // What the others then end with is no news.
+                Interlocked.CompareExchange(ref first, ExceptionDispatchInfo.Capture(error), null);
+                await all.CancelAsync().ConfigureAwait(false);
+                throw;
+            }
+        }
+
+        try
+        {
+            return await Task.WhenAll(requests.Select(One)).ConfigureAwait(false);
+        }
+        catch (Exception) when (first is not null)
+        {
+            first.Throw();
+            throw;
+        }
+    }
+
     /// <summary>Generates and counts what comes.</summary>
     public async IAsyncEnumerable<TokenUpdate> GenerateAsync(InferenceRequest request, [EnumeratorCancellation] CancellationToken cancellation)
     {
-        using Activity? activity = metrics.StartGeneration(Model!, request.Prompt.Count);
-        int tokens = 0;
+        using var generation = new GenerationSpan(this, metrics, request);
         try
         {
-            await foreach (TokenUpdate update in model.Engine.GenerateAsync(request, cancellation).ConfigureAwait(false))
+            await using ConfiguredCancelableAsyncEnumerable<TokenUpdate>.Enumerator updates = model.Engine.GenerateAsync(request, cancellation).ConfigureAwait(false).GetAsyncEnumerator();
+            while (await generation.Watch(updates.MoveNextAsync()).ConfigureAwait(false))
             {
+                TokenUpdate update = updates.Current;
                 if (update.Token is not null)
                 {
                     Interlocked.CompareExchange(ref _firstToken, clock.GetTimestamp(), 0);
                     metrics.Generated();
-                    tokens++;
                     Interlocked.Increment(ref _generated);
                 }
 
+                generation.Add(update);
                 yield return update;
             }
         }
         finally
         {
-            caller.Tokens?.Owe(tokens);
-            activity?.SetTag("gen_ai.usage.output_tokens", tokens);
+            caller.Tokens?.Owe(generation.Tokens);
+        }
+    }
+
+    /// <summary>Vectors of inputs.</summary>
+    public async Task<IReadOnlyList<float[]>> EmbedAsync(EmbeddingRequest request, CancellationToken cancellation)
+    {
+        using Activity? activity = metrics.Start(this, PromptTokens);
+        try
+        {
+            return await model.Engine.EmbedAsync(request, cancellation).ConfigureAwait(false);
+        }
+        catch (Exception error)
+        {
+            GenerationSpan.Fail(activity, error);
+            throw;
         }
     }
 }

@@ -14,8 +14,11 @@ internal static class SamplingFields
     private const int MostBiases = 1024;
     private const double LargestBias = 100;
 
+    // OpenAI takes 0, which leaves the likeliest token.
+    private const double LeastTopP = 1e-9;
+
     // Asked for and not there: better refused than silently left out.
-    private static readonly string[] NotThere = ["suffix", "best_of", "use_beam_search", "prompt_logprobs", "min_tokens", "length_penalty", "functions", "function_call", "audio", "prediction", "web_search_options"];
+    private static readonly string[] NotThere = ["suffix", "best_of", "use_beam_search", "prompt_logprobs", "min_tokens", "length_penalty", "functions", "function_call", "audio", "prediction", "web_search_options", "include_stop_str_in_output", "truncate_prompt_tokens", "bad_words", "allowed_token_ids", "continue_final_message"];
 
     public static GenerationOptions Read(RequestBody body, int defaultTokens, int leastTokens, GenerationConfig defaults)
     {
@@ -38,7 +41,7 @@ internal static class SamplingFields
             {
                 Temperature = body.Number("temperature", 0, 100) ?? 1,
                 TopK = Math.Max(0, body.Whole("top_k", -1, int.MaxValue) ?? 0),
-                TopP = body.Number("top_p", 1e-9, 1) ?? 1,
+                TopP = Math.Max(LeastTopP, body.Number("top_p", 0, 1) ?? 1),
                 MinP = body.Number("min_p", 0, 1) ?? 0,
                 RepetitionPenalty = body.Number("repetition_penalty", 0.01, 100) ?? 1,
                 FrequencyPenalty = body.Number("frequency_penalty", -2, 2) ?? 0,

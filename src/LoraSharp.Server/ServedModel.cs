@@ -3,6 +3,7 @@ using LoraSharp.Formats.Chat;
 using LoraSharp.Formats.Tokenization;
 using LoraSharp.Inference;
 using LoraSharp.Inference.Constraints;
+using LoraSharp.Server.Training;
 using LoraSharp.Serving;
 
 namespace LoraSharp.Server;
@@ -16,6 +17,9 @@ public sealed record ServedModel(InferenceEngine Engine, Tokenizer? Tokenizer, C
 {
     private readonly Lock _gate = new();
     private ConstraintCompiler? _constraints;
+
+    /// <summary>Trains on the same base beside serving; null where that cannot be done.</summary>
+    public TrainingDesk? Training { get; init; }
 
     /// <summary>Makes forms that answers must have; made when first asked for.</summary>
     /// <exception cref="LoraSharpException">The model has no tokenizer.</exception>

@@ -50,6 +50,12 @@ public sealed record ServerOptions
     /// <summary>Folders below which adapters may be loaded over HTTP; relative paths are taken from there. Empty: anywhere.</summary>
     public IReadOnlyList<string> AdapterFolders { get; init; } = [];
 
+    /// <summary>
+    /// Folder below which training over HTTP reads its data and writes its runs, each under its adapter's name; null: no training
+    /// is started over HTTP.
+    /// </summary>
+    public string? TrainingFolder { get; init; }
+
     /// <summary>Whether the playground page is served at <c>/</c>.</summary>
     public bool Playground { get; init; } = true;
 
@@ -85,6 +91,7 @@ public sealed record ServerOptions
             Check(Directory.Exists(folder), $"adapter folder '{folder}': there is no such folder");
         }
 
+        Check(TrainingFolder is null || Directory.Exists(TrainingFolder), $"training folder '{TrainingFolder}': there is no such folder");
         foreach (string origin in AllowedOrigins)
         {
             Check(origin == "*" || (Uri.TryCreate(origin, UriKind.Absolute, out Uri? uri) && uri.GetLeftPart(UriPartial.Authority) == origin), $"origin '{origin}': expected * or scheme://host[:port]");

@@ -6,6 +6,7 @@ namespace LoraSharp.Server;
 internal sealed class ServerState(ServerOptions options, TimeProvider clock) : IDisposable
 {
     private readonly CancellationTokenSource _cutOff = new(Timeout.InfiniteTimeSpan, clock);
+    private readonly CancellationTokenSource _stop = new();
     private readonly DateTimeOffset _started = clock.GetUtcNow();
     private volatile KeyRing _keys = new(options);
     private volatile bool _draining;
@@ -24,6 +25,9 @@ internal sealed class ServerState(ServerOptions options, TimeProvider clock) : I
     /// <summary>Cancelled when requests under way must end for the server to stop in time.</summary>
     public CancellationToken CutOff => _cutOff.Token;
 
+    /// <summary>Cancelled when the process is told to stop: who only watches has no time left.</summary>
+    public CancellationToken Stopping => _stop.Token;
+
     public void Enter() => Interlocked.Increment(ref _underWay);
 
     public void Leave() => Interlocked.Decrement(ref _underWay);
@@ -36,6 +40,7 @@ internal sealed class ServerState(ServerOptions options, TimeProvider clock) : I
     public void Stop()
     {
         Drain();
+        _stop.Cancel();
         _cutOff.CancelAfter(options.DrainTimeout);
     }
 
@@ -53,6 +58,7 @@ internal sealed class ServerState(ServerOptions options, TimeProvider clock) : I
     {
         _cutOff.Cancel();
         _cutOff.Dispose();
+        _stop.Dispose();
         _keys.Dispose();
     }
 }

@@ -20,7 +20,7 @@ internal sealed class StatusEndpoint(ServedModel model, ServerOptions options)
             ["chat"] = model.Tokenizer is not null && model.Template is not null,
             ["max_length"] = model.Engine.MaxLength,
             ["adapter_changes"] = options.AllowAdapterChanges,
-            ["training"] = options.RunFolder is not null,
+            ["training"] = options.RunFolder is not null || model.Training?.Current is not null,
             ["running"] = engine.Running,
             ["waiting"] = engine.Waiting,
             ["kv_blocks"] = new JsonObject { ["total"] = engine.Blocks.Total, ["used"] = engine.Blocks.Used, ["cached"] = engine.Blocks.Cached, ["tokens"] = model.Engine.Limits.BlockSize },

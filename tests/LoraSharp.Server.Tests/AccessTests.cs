@@ -24,7 +24,7 @@ public sealed class AccessTests
     {
         { "POST", "/v1/completions" }, { "POST", "/v1/chat/completions" }, { "GET", "/v1/models" }, { "GET", "/v1/models/base" }, { "GET", "/status" },
         { "POST", "/v1/load_lora_adapter" }, { "POST", "/v1/unload_lora_adapter" }, { "GET", "/metrics" }, { "GET", "/admin/status" }, { "POST", "/admin/adapters/load" },
-        { "POST", "/admin/adapters/unload" }, { "POST", "/admin/drain" }, { "POST", "/admin/resume" }, { "POST", "/admin/keys/reload" }, { "GET", "/v1/nothing" }, { "DELETE", "/v1/models" },
+        { "POST", "/admin/adapters/unload" }, { "POST", "/admin/drain" }, { "POST", "/admin/resume" }, { "POST", "/admin/keys/reload" }, { "POST", "/admin/training" }, { "GET", "/admin/training" }, { "GET", "/admin/training/events" }, { "POST", "/admin/training/cancel" }, { "GET", "/training" }, { "GET", "/v1/nothing" }, { "DELETE", "/v1/models" },
     };
 
     private static Dictionary<string, string> Adapters => new[] { "a", "b", "c" }.ToDictionary(n => n, n => Fixtures.Path("mixed_batch/" + n));
@@ -78,6 +78,7 @@ public sealed class AccessTests
     [Theory]
     [InlineData("/metrics")]
     [InlineData("/admin/status")]
+    [InlineData("/admin/training")]
     public async Task Tenants_are_no_admins(string path)
     {
         await using Started started = await Started.WithKeysAsync();

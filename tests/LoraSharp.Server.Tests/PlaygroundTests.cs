@@ -194,6 +194,50 @@ public sealed class PlaygroundTests(ChromiumBrowser browser, PlaygroundTests.Ada
         await Expect(page.Locator(".answer:not(.running) .tok")).Not.ToHaveCountAsync(0);
     }
 
+    [Fact]
+    public async Task Answers_are_held_to_a_form_and_every_field_can_be_sent()
+    {
+        await using RunningServer server = await RunningServer.StartAsync(Model);
+        await using ChromiumBrowser.OpenPage opened = await browser.OpenAsync(server);
+        IPage page = opened.Page;
+        await page.Locator("#form-box summary").ClickAsync();
+        await page.Locator("#form-kind").SelectOptionAsync("regex");
+        await page.Locator("#form-text").FillAsync("[0-9]{5}");
+        await AskAsync(page, Question, 40);
+        await Expect(page.Locator(".answer:not(.running) .text")).ToHaveTextAsync(new Regex("^[0-9]{5}$"));
+
+        await page.Locator("#form-kind").SelectOptionAsync("json_schema");
+        await page.Locator("#form-text").FillAsync("""{"enum": ["yes", "no"]""");
+        await AskAsync(page, "Unsaid", 40);
+        Assert.Equal("Unsaid", await page.Locator("#prompt").InputValueAsync());
+        Assert.False(await page.Locator("#form-text").EvaluateAsync<bool>("e => e.checkValidity()"));
+        Assert.Equal(1, await page.Locator(".turn").CountAsync());
+
+        await page.Locator("#form-text").FillAsync("""{"enum": ["yes", "no"]}""");
+        await page.Locator("#more-box summary").ClickAsync();
+        await page.Locator("#stop-ids").FillAsync("5, 6");
+        await page.Locator("#logit-bias").FillAsync("""{"50": -100}""");
+        await page.Locator("#other-fields").FillAsync("""{"parallel_tool_calls": false}""");
+        await page.Locator("#skip-special").UncheckAsync();
+        IRequest request = await page.RunAndWaitForRequestAsync(() => AskAsync(page, Question, 40), r => r.Url.EndsWith("completions", StringComparison.Ordinal));
+        string body = request.PostData!;
+        Assert.All(
+            new[]
+            {
+                """
+                "response_format":{"type":"json_schema","json_schema":{"name":"answer","schema":{"enum":["yes","no"]}}}
+                """, "\"stop_token_ids\":[5,6]", "\"logit_bias\":{\"50\":-100}", "\"parallel_tool_calls\":false", "\"skip_special_tokens\":false",
+            },
+            part => Assert.Contains(part, body));
+        await Expect(page.Locator(".answer:not(.running) .text").Nth(1)).ToHaveTextAsync(new Regex("^\"(yes|no)\"$"));
+
+        await page.Locator("#reset").ClickAsync();
+        await Expect(page.Locator("#form-row")).ToBeHiddenAsync();
+        Assert.Equal("", await page.Locator("#other-fields").InputValueAsync());
+        Assert.True(await page.Locator("#skip-special").IsCheckedAsync());
+        Assert.Empty(opened.Faults);
+    }
+
     [Theory]
     [InlineData(1280, ColorScheme.Light)]
     [InlineData(1280, ColorScheme.Dark)]

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Net;
 using System.Net.Sockets;
 using System.Text;
+using System.Text.Json.Nodes;
 using LoraSharp.Serving;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.Logging;
@@ -25,18 +26,25 @@ public sealed class ResetConnectionTests
             });
         await app.StartAsync(TestContext.Current.CancellationToken);
         var address = new Uri(app.Urls.First());
+        using var client = new HttpClient { BaseAddress = address };
 
         for (int i = 0; i < 5; i++)
         {
             using var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { LingerState = new LingerOption(true, 0) };
             await socket.ConnectAsync(address.Host, address.Port, TestContext.Current.CancellationToken);
             await socket.SendAsync(Encoding.ASCII.GetBytes($"POST /v1/completions HTTP/1.1\r\nHost: {address.Authority}\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{{\"prompt\":[5,"), TestContext.Current.CancellationToken);
-            await Task.Delay(30, TestContext.Current.CancellationToken);
-        }
 
-        for (int i = 0; i < 200 && Ended() < 5; i++)
-        {
-            await Task.Delay(20, TestContext.Current.CancellationToken);
+            // The request must have come before its connection goes; until then nobody could have left.
+            while ((int?)JsonNode.Parse(await client.GetStringAsync("/admin/status", TestContext.Current.CancellationToken))!["requests_under_way"] == 0)
+            {
+                await Task.Delay(2, TestContext.Current.CancellationToken);
+            }
+
+            socket.Dispose();
+            while (Ended() <= i)
+            {
+                await Task.Delay(5, TestContext.Current.CancellationToken);
+            }
         }
 
         Assert.True(Ended() == 5, string.Join('\n', log.Entries));

@@ -2,6 +2,7 @@ using System.Net;
 using System.Net.Http.Json;
 using System.Text;
 using System.Text.Json.Nodes;
+using LoraSharp.Server.Training;
 using LoraSharp.Serving;
 using Microsoft.AspNetCore.Builder;
 
@@ -37,7 +38,7 @@ internal sealed class RunningServer : IAsyncDisposable
         }
 
         WebApplication app = LoraServer.Create(
-            new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation), options ?? new ServerOptions { ModelName = "base" }, IPAddress.Loopback, 0, clock: clock);
+            new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation) { Training = new TrainingDesk(engine, loaded) }, options ?? new ServerOptions { ModelName = "base" }, IPAddress.Loopback, 0, clock: clock);
         await app.StartAsync();
         return new RunningServer(loaded, engine, app);
     }

@@ -3,6 +3,7 @@ using System.Net;
 using LoraSharp.Formats;
 using LoraSharp.Recipes;
 using LoraSharp.Server;
+using LoraSharp.Server.Training;
 using LoraSharp.Serving;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.Hosting;
@@ -106,15 +107,15 @@ internal static class ServeCommand
                 _ = await engine.MergeAsync(merged);
             }
 
-            var served = new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation);
+            var desk = new TrainingDesk(engine, loaded);
+            var served = new ServedModel(engine, loaded.TokenizerOrNull, loaded.ChatTemplateOrNull, loaded.Generation) { Training = desk };
             await using WebApplication app = LoraServer.Create(served, options, address, flags.Port(parsed), logging => flags.Log(parsed, logging));
             await app.StartAsync(cancellation);
             Console.WriteLine($"Serving {options.ModelName}{(named.Length > 0 ? $" with {string.Join(", ", named.Select(a => a.Name))}" : "")}{(registered.Count > 0 ? $" and {registered.Count} more adapters" : "")} at {string.Join(" ", app.Urls)}");
             Tell(options, address);
-            using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-            Task training = recipe is null ? Task.CompletedTask : TrainAsync(engine, loaded, recipe, Path.GetDirectoryName(Path.GetFullPath(flags.Train(parsed)!)), share, stop.Token);
+            Task training = recipe is null ? Task.CompletedTask : TrainAsync(desk, recipe, Path.GetDirectoryName(Path.GetFullPath(flags.Train(parsed)!)), share);
             await app.WaitForShutdownAsync(cancellation);
-            await stop.CancelAsync();
+            await desk.StopAsync();
             await training;
             return 0;
         });
@@ -122,18 +123,18 @@ internal static class ServeCommand
     }
 
     // What goes wrong with it is told; the server goes on.
-    private static async Task TrainAsync(InferenceEngine engine, LoadedModel loaded, Recipe recipe, string? folder, double share, CancellationToken cancellation)
+    private static async Task TrainAsync(TrainingDesk desk, Recipe recipe, string? folder, double share)
     {
         string name = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(recipe.Output)));
-        try
+        TrainingJob job = desk.Start(recipe, name, share, folder, note => Console.Error.WriteLine($"train: {note}"));
+        await job.Ended;
+        if (job.State == TrainingState.Failed)
         {
-            FineTuneResult result = await TrainingBesideServing.RunAsync(engine, loaded, recipe, name, share, folder, notes: note => Console.Error.WriteLine($"train: {note}"), cancellation: cancellation);
-            Console.WriteLine(result.Complete ? $"Trained {name} ({result.Training.Steps} steps, loss {result.Training.Loss:0.####}); it is served." : $"Training of {name} stopped after step {result.Training.Steps}; the same command goes on from there.");
+            Console.Error.WriteLine($"error: training of {name} ended: {job.Error!.Message}");
+            return;
         }
-        catch (Exception error) when (error is LoraSharpException or OperationCanceledException)
-        {
-            Console.Error.WriteLine($"error: training of {name} ended: {error.Message}");
-        }
+
+        Console.WriteLine(job is { State: TrainingState.Completed, Result.Training: { } done } ? $"Trained {name} ({done.Steps} steps, loss {done.Loss:0.####}); it is served." : $"Training of {name} stopped after step {job.Step}; the same command goes on from there.");
     }
 
     private static ServerOptions WithEnvironment(ServerOptions options) => options with

@@ -43,6 +43,7 @@ internal sealed class ServeOptions
     private readonly Option<string?> _run = new("--run") { Description = "Draw the curves of this training run's folder on the page; it may be still running.", HelpName = "DIR" };
     private readonly Option<string?> _train = new("--train") { Description = "Fine-tune by this recipe on the served base, between the steps of serving; the adapter then answers under its output folder's name.", HelpName = "RECIPE" };
     private readonly Option<double> _share = new("--train-share") { Description = "Share of the time for --train while requests run, above 0, at most 1; all of it while none does.", HelpName = "SHARE", DefaultValueFactory = _ => 0.5 };
+    private readonly Option<string?> _trainFolder = new("--training-folder") { Description = "Let admins start fine-tunes over HTTP (POST /admin/training) that read data and write runs below this folder.", HelpName = "DIR" };
     private readonly Option<string?> _merge = new("--merge") { Description = "Fold this adapter into a copy of the weights, for a server of mostly one: its requests run as fast as the base's.", HelpName = "NAME" };
     private readonly Option<bool> _plain = new("--no-playground") { Description = "Serve no page at /." };
 
@@ -50,7 +51,7 @@ internal sealed class ServeOptions
 
     public void AddTo(Command command)
     {
-        foreach (Option option in (Option[])[_port, _host, _name, _apiKeys, _adminKey, _keys, _batch, _queue, _memory, _cache, _step, _unshared, _fused, _length, _answer, _loaded, _register, _pinned, _folders, _closed, _origins, _request, _keepAlive, _drain, _body, _level, _format, _run, _train, _share, _merge, _plain])
+        foreach (Option option in (Option[])[_port, _host, _name, _apiKeys, _adminKey, _keys, _batch, _queue, _memory, _cache, _step, _unshared, _fused, _length, _answer, _loaded, _register, _pinned, _folders, _closed, _origins, _request, _keepAlive, _drain, _body, _level, _format, _run, _train, _share, _trainFolder, _merge, _plain])
         {
             command.Add(option);
         }
@@ -109,6 +110,7 @@ internal sealed class ServeOptions
         StreamKeepAlive = Seconds(parsed, _keepAlive),
         DrainTimeout = Seconds(parsed, _drain),
         MaxRequestBytes = ByteSize.Parse(parsed.GetValue(_body)!, _body.Name),
+        TrainingFolder = parsed.GetValue(_trainFolder),
         RunFolder = parsed.GetValue(_run),
         Playground = !parsed.GetValue(_plain),
     };

@@ -16,4 +16,5 @@ internal enum RouteAccess
 /// <summary>Metadata of an endpoint.</summary>
 /// <param name="Access">Who may call it.</param>
 /// <param name="Computes">Whether it makes the model work: counted against limits, refused while the server drains.</param>
-internal sealed record RouteMark(RouteAccess Access, bool Computes = false);
+/// <param name="Watches">Whether it lasts as long as what it watches: no time limit holds.</param>
+internal sealed record RouteMark(RouteAccess Access, bool Computes = false, bool Watches = false);

@@ -4,6 +4,7 @@ import { get, restoreKeys } from "./api.js";
 import { Conversation } from "./conversation.js";
 import { byId, copy, make, memory } from "./dom.js";
 import { EnginePanel, poll, TrainingPanel } from "./engine.js";
+import { formIsFine } from "./form.js";
 import { buildSettings, mode, setMode } from "./settings.js";
 import { asCSharp, asCurl } from "./snippets.js";
 import { hidePeek } from "./tokens.js";
@@ -77,7 +78,7 @@ byId("composer").addEventListener("submit", event => {
   event.preventDefault();
   if (conversation.isRunning) {
     conversation.stop();
-  } else if (prompt.value.trim() !== "" && status !== null) {
+  } else if (prompt.value.trim() !== "" && status !== null && formIsFine(() => showPanel("settings", true))) {
     const text = mode() === "chat" ? prompt.value.trim() : prompt.value;
     prompt.value = "";
     fit();
@@ -103,7 +104,7 @@ document.addEventListener("running", () => {
 });
 byId("new-chat").addEventListener("click", () => conversation.clear());
 byId("starters").append(...starters.map(text => make("li", {}, make("button", { type: "button", onclick: () => {
-  if (status !== null) {
+  if (status !== null && formIsFine(() => showPanel("settings", true))) {
     conversation.ask(text);
   }
 } }, text))));

@@ -197,6 +197,10 @@ export class Conversation {
       figures.scored = (figures.scored ?? 0) + 1;
     }
 
+    for (const call of choice.delta?.tool_calls ?? []) {
+      answer.view.add(`\n→ ${call.function.name}(${call.function.arguments})`, []);
+    }
+
     answer.view.add(choice.delta?.content ?? choice.text ?? "", scores);
   }
 

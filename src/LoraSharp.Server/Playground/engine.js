@@ -57,6 +57,7 @@ export class EnginePanel {
 export class TrainingPanel {
   #charts;
   #offset = 0;
+  #run = null;
   #steps = [];
   #evaluations = [];
 
@@ -78,6 +79,18 @@ export class TrainingPanel {
     } catch (error) {
       byId("run-state").textContent = error.status === 401 || error.status === 403 ? "Shown with an admin key." : error.message;
       return;
+    }
+
+    if (this.#run !== run.run) {
+      // Another run than before is told from its start.
+      const first = this.#run === null;
+      this.#run = run.run;
+      if (!first) {
+        this.#offset = 0;
+        this.#steps = [];
+        this.#evaluations = [];
+        return;
+      }
     }
 
     byId("run-name").textContent = run.run;

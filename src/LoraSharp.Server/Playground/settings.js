@@ -1,5 +1,6 @@
 // Sampling settings: one table, from which the form, the request and the defaults come.
 import { byId, make, memory } from "./dom.js";
+import { buildForm, formFields, formOf } from "./form.js";
 
 const fields = [
   { key: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, value: 0.7, neutral: 1, hint: "0 takes the likeliest token" },
@@ -49,7 +50,7 @@ export function buildSettings() {
     form.append(make("div", { class: "setting line" }, make("label", { for: id }, field.label), input));
   }
 
-  const others = ["system", "probabilities", "heat", "single-keys"].map(byId);
+  const others = ["system", "probabilities", "heat", "single-keys", ...formFields].map(byId);
   for (const box of others) {
     const was = saved[box.id];
     if (was !== undefined) {
@@ -57,6 +58,7 @@ export function buildSettings() {
     }
   }
 
+  buildForm();
   const remember = () => memory.write("settings", {
     ...Object.fromEntries([...inputs].map(([key, input]) => [key, input.read()])),
     ...Object.fromEntries(others.map(box => [box.id, box.type === "checkbox" ? box.checked : box.value])),
@@ -66,6 +68,11 @@ export function buildSettings() {
   byId("reset").addEventListener("click", () => {
     for (const input of inputs.values()) {
       input.set(input.field.value);
+    }
+
+    for (const box of formFields.map(byId)) {
+      box[box.type === "checkbox" ? "checked" : "value"] = box.type === "checkbox" ? box.defaultChecked : "";
+      box.dispatchEvent(new Event(box.tagName === "SELECT" ? "change" : "input"));
     }
 
     remember();
@@ -92,7 +99,7 @@ export function samplingOf() {
     request.stop = stops.map(stop => stop.replaceAll("\\n", "\n"));
   }
 
-  return request;
+  return { ...request, ...formOf(mode()) };
 }
 
 export const wantsProbabilities = () => byId("probabilities").checked;
