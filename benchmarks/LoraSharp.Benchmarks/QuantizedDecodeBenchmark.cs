@@ -20,8 +20,8 @@ internal static class QuantizedDecodeBenchmark
         List<Candidate> candidates =
         [
             new("bfloat16", new EngineOptions { Model = folder, DType = "bfloat16", Device = "cpu" }),
-            new("NF4, doubly quantised, computed in bfloat16", new EngineOptions { Model = folder, DType = "bfloat16", Quantize = "nf4", Device = "cpu" }),
-            new("NF4, doubly quantised, computed in float32", new EngineOptions { Model = folder, Quantize = "nf4", Device = "cpu" }),
+            new("NF4, doubly quantised, computed in bfloat16", new EngineOptions { Model = folder, DType = "bfloat16", Quantize = "nf4", DoubleQuantization = true, Device = "cpu" }),
+            new("NF4, doubly quantised, computed in float32", new EngineOptions { Model = folder, Quantize = "nf4", DoubleQuantization = true, Device = "cpu" }),
         ];
         foreach (string file in files)
         {

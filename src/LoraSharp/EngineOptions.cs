@@ -22,10 +22,13 @@ public sealed record EngineOptions
     public string Device { get; init; } = "auto";
 
     /// <summary>
-    /// nf4 or fp4 quantise the base to 4 bits while it loads (blocks of 64, doubly quantised), q8 to 8 (GGUF's Q8_0, for
+    /// nf4 or fp4 quantise the base to 4 bits while it loads (blocks of 64), q8 to 8 (GGUF's Q8_0, for
     /// faster decoding); none leaves it as it is stored, a GGUF file in its blocks.
     /// </summary>
     public string Quantize { get; init; } = "none";
+
+    /// <summary>With nf4 or fp4: quantise the scales too, as QLoRA does (Dettmers et al. 2023, section 3); default false, as bitsandbytes has it.</summary>
+    public bool DoubleQuantization { get; init; }
 
     /// <summary>How to quantise, instead of what <see cref="Quantize"/> stands for; null leaves it to that.</summary>
     public QuantizationOptions? Quantization { get; init; }
@@ -48,6 +51,11 @@ public sealed record EngineOptions
         if (Quantize is not ("nf4" or "fp4" or "q8" or "none"))
         {
             faults.Add($"quantize '{Quantize}': expected nf4, fp4, q8 or none");
+        }
+
+        if (DoubleQuantization && Quantization is null && Quantize is "q8" or "none")
+        {
+            faults.Add($"double quantisation: says how nf4 and fp4 keep their scales, found quantize '{Quantize}'. A checkpoint in 4 bits says itself how it keeps them");
         }
 
         if (Device is not ("cpu" or "cuda" or "auto") && !(Device.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(Device.AsSpan(5), out int index) && index >= 0))

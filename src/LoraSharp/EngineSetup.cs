@@ -31,12 +31,7 @@ public static class EngineSetup
         {
             ModelSource source = Own(OpenModel(options.Model));
             // What a checkpoint holds in few bits, bitsandbytes' or GGUF's, stays as it is.
-            QuantizationOptions? quantization = options.Quantization ?? (options.Quantize switch
-            {
-                "nf4" => new QuantizationOptions(),
-                "fp4" => new QuantizationOptions { Type = FourBitType.Fp4 },
-                _ => null,
-            });
+            QuantizationOptions? quantization = options.Quantization ?? QuantizationOptions.Named(options.Quantize, options.DoubleQuantization);
             var dense = new DenseLinearFactory(options.TrainBase);
             ILinearFactory factory = options.TrainBase ? dense
                 : options.Quantize == "q8" ? Own(new GgufLinearFactory(Own(new Q8LinearFactory(dense))))

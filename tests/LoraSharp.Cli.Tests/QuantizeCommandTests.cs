@@ -92,6 +92,36 @@ public sealed class QuantizeCommandTests : IDisposable
         Assert.InRange(Away(await Logits(folder), await Logits(dense)), 1e-5, 0.05);
     }
 
+    [Fact]
+    public async Task Scales_are_quantised_where_asked_and_only_there()
+    {
+        string model = Fixtures.Path("nf4/base_bf16");
+        string plain = Path.Combine(_folder, "plain"), twice = Path.Combine(_folder, "twice");
+        await Json(["quantize", "--model", model, "--output", plain, "--json"]);
+        await Json(["quantize", "--model", model, "--output", twice, "--double-quant", "--json"]);
+        float[] once = await Logits(model, "--quantize", "nf4");
+        float[] doubly = await Logits(model, "--quantize", "nf4", "--double-quant");
+        Assert.Equal(await Logits(plain), once);
+        Assert.Equal(await Logits(twice), doubly);
+        Assert.NotEqual(once, doubly);
+        CommandRun run = await CommandRun.OfAsync("generate", "--model", model, "--double-quant", "--prompt", "a");
+        Assert.Equal(1, run.ExitCode);
+        Assert.Contains("double quantisation: says how nf4 and fp4 keep their scales", run.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Merging_tells_that_an_adapter_was_trained_on_four_bits()
+    {
+        string model = Fixtures.Path("nf4/base_bf16"), adapter = Path.Combine(_folder, "run");
+        CommandRun train = await CommandRun.OfAsync("train", "--model", model, "--data", Rows(), "--output", adapter, "--method", "qlora", "--max-steps", "2", "--device", "cpu");
+        Assert.True(train.ExitCode == 0, train.Error);
+        Assert.Contains("--quantize nf4 --double-quant", train.Output, StringComparison.Ordinal);
+        JsonNode dense = await Json(["merge", "--model", model, "--adapter", adapter, "--output", Path.Combine(_folder, "dense"), "--json"]);
+        Assert.Contains("was trained on a base in 4 bits and is merged into the base as it is stored", dense["notes"]!.ToJsonString(), StringComparison.Ordinal);
+        JsonNode rounded = await Json(["merge", "--model", model, "--adapter", adapter, "--quantize", "nf4", "--double-quant", "--output", Path.Combine(_folder, "rounded"), "--json"]);
+        Assert.DoesNotContain("as it is stored", rounded["notes"]!.ToJsonString(), StringComparison.Ordinal);
+    }
+
     /// <summary>Train, measure, ask, merge and serve, all on a base that is rounded to 4 bits while it loads.</summary>
     [Theory]
     [InlineData("nf4")]
@@ -104,7 +134,9 @@ public sealed class QuantizeCommandTests : IDisposable
         string adapter = Path.Combine(_folder, "run");
         CommandRun train = await CommandRun.OfAsync("train", "--model", model, "--data", rows, "--output", adapter, "--quantize", type, "--max-steps", "4", "--rank", "4", "--learning-rate", "1e-2", "--device", "cpu");
         Assert.True(train.ExitCode == 0, train.Error);
-        string[] common = ["--model", model, "--quantize", type, "--device", "cpu", "--json"];
+        // As method: qlora trains by default.
+        string[] rounded = ["--quantize", type, "--double-quant"];
+        string[] common = ["--model", model, .. rounded, "--device", "cpu", "--json"];
         double plain = (double)(await Json(["eval", .. common, "--data", rows]))["loss"]!;
         double tuned = (double)(await Json(["eval", .. common, "--data", rows, "--adapter", adapter]))["loss"]!;
         Assert.True(tuned < plain, $"{tuned} is not less than {plain}");
@@ -113,10 +145,10 @@ public sealed class QuantizeCommandTests : IDisposable
 
         // Merged, the rounded base and its adapter give the same logits, and the report says that 4 bits are no more.
         string merged = Path.Combine(_folder, "merged");
-        JsonNode merge = await Json(["merge", "--model", model, "--adapter", adapter, "--quantize", type, "--output", merged, "--dtype", "float32", "--json"]);
+        JsonNode merge = await Json(["merge", "--model", model, "--adapter", adapter, .. rounded, "--output", merged, "--dtype", "float32", "--json"]);
         Assert.InRange((double)merge["probe"]!["max_logit_difference"]!, 0, 1e-3);
         Assert.Contains("no longer 4-bit", merge["notes"]!.ToJsonString(), StringComparison.Ordinal);
-        float[] together = await Logits(model, "--quantize", type, "--adapter", adapter);
+        float[] together = await Logits(model, [.. rounded, "--adapter", adapter]);
         Assert.InRange(Away(await Logits(merged), together), 0, 1e-4);
         Assert.True(Away(await Logits(model, "--adapter", adapter), together) > 1e-2);
 
@@ -125,7 +157,7 @@ public sealed class QuantizeCommandTests : IDisposable
         Assert.True((double)again["probe"]!["max_logit_difference"]! > 0);
         Assert.True((double)again["report"]!["error"]! > 0);
 
-        await Serves(["serve", "--model", model, "--adapter", $"colours={adapter}", "--quantize", type, "--device", "cpu", "--port", "0"], (int[])[.. text["token_ids"]!.AsArray().Select(n => (int)n!)], (string)text["text"]!);
+        await Serves(["serve", "--model", model, "--adapter", $"colours={adapter}", .. rounded, "--device", "cpu", "--port", "0"], (int[])[.. text["token_ids"]!.AsArray().Select(n => (int)n!)], (string)text["text"]!);
     }
 
     [Fact]

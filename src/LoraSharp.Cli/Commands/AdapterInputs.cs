@@ -15,15 +15,15 @@ internal static class AdapterInputs
     public static ModelSource Model(string name) => BitsAndBytesSource.Unwrap(StoredModel(name));
 
     /// <summary>A model seen rounded to 4 bits (<c>--quantize nf4</c>), or as it is (<c>none</c>).</summary>
-    public static ModelSource RoundedModel(string name, string quantize, string? modelType)
+    public static ModelSource RoundedModel(string name, string quantize, bool doubleQuantization, string? modelType)
     {
         ModelSource source = Model(name);
         try
         {
             // What is in 4 bits already is what the adapter was trained on.
-            return quantize == "none" || source.Tensors is BitsAndBytesSource { FourBitCount: > 0 }
-                ? source
-                : FourBitRounding.Of(source, new QuantizationOptions { Type = quantize == "fp4" ? FourBitType.Fp4 : FourBitType.Nf4 }, modelType);
+            return QuantizationOptions.Named(quantize, doubleQuantization) is { } options && source.Tensors is not BitsAndBytesSource { FourBitCount: > 0 }
+                ? FourBitRounding.Of(source, options, modelType)
+                : source;
         }
         catch
         {

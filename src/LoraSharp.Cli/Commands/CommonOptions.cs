@@ -58,6 +58,9 @@ internal static class CommonOptions
         return option;
     }
 
+    /// <summary>--double-quant, beside --quantize.</summary>
+    public static Option<bool> DoubleQuant() => new("--double-quant") { Description = "With --quantize nf4 or fp4: quantise the scales too, 0.516 instead of 0.563 bytes a weight, as method: qlora trains by default." };
+
     /// <summary>--model-type.</summary>
     public static Option<string?> ModelType() => new("--model-type") { Description = "Treat the model as this family, whatever config.json calls it.", HelpName = "NAME" };
 

@@ -11,6 +11,7 @@ internal sealed class EngineInputs
     private readonly Option<string> _dtype = CommonOptions.DType();
     private readonly Option<string> _device = CommonOptions.Device();
     private readonly Option<string> _quantize = CommonOptions.Quantize();
+    private readonly Option<bool> _doubleQuant = CommonOptions.DoubleQuant();
     private readonly Option<string?> _modelType = CommonOptions.ModelType();
     private readonly Option<bool> _probe = CommonOptions.Probe();
     private readonly Option<bool> _strict = CommonOptions.Strict();
@@ -19,7 +20,7 @@ internal sealed class EngineInputs
     /// <summary>Gives them to a command.</summary>
     public EngineInputs(Command command)
     {
-        foreach (Option option in (Option[])[_model, _adapters, _dtype, _device, _quantize, _modelType, _probe, _strict, _anyBase])
+        foreach (Option option in (Option[])[_model, _adapters, _dtype, _device, _quantize, _doubleQuant, _modelType, _probe, _strict, _anyBase])
         {
             command.Add(option);
         }
@@ -37,6 +38,7 @@ internal sealed class EngineInputs
             DType = parsed.GetValue(_dtype)!,
             Device = parsed.GetValue(_device)!,
             Quantize = parsed.GetValue(_quantize)!,
+            DoubleQuantization = parsed.GetValue(_doubleQuant),
             ModelType = parsed.GetValue(_modelType),
         });
         try

@@ -26,12 +26,13 @@ internal static class ExportCommand
         var probe = new Option<int>("--probe-tokens") { Description = "Tokens on which the file's logits are compared with the source's; 0 for no comparison.", HelpName = "N", DefaultValueFactory = _ => 64 };
         Option<bool> anyBase = CommonOptions.AnyBase();
         Option<string> quantize = CommonOptions.RoundBase();
+        Option<bool> doubleQuant = CommonOptions.DoubleQuant();
         Option<string?> dtype = CommonOptions.ComparisonDType();
         Option<string> device = CommonOptions.Device();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("export", "Write a GGUF file for llama.cpp and LLamaSharp: a model, a model with adapters merged into it, or an adapter. The file is opened again and checked against the source.\nExample: lora export --model SmolLM2-135M --adapter runs/my-adapter --output my.gguf --type q8_0")
         {
-            model, adapters, output, type, ends, adapterOnly, probe, anyBase, quantize, dtype, device, json,
+            model, adapters, output, type, ends, adapterOnly, probe, anyBase, quantize, doubleQuant, dtype, device, json,
         };
         command.SetAction(parsed =>
         {
@@ -39,7 +40,7 @@ internal static class ExportCommand
             _ = EngineSetup.FindDevice(parsed.GetValue(device)!);
             var settings = new Settings(parsed.GetValue(output)!, ParseType(parsed.GetValue(type)!), parsed.GetValue(ends) is { } e ? ParseType(e) : null, new MergeProbeOptions { Tokens = parsed.GetValue(probe), DType = parsed.GetValue(dtype), Device = parsed.GetValue(device)! }, parsed.GetValue(anyBase), parsed.GetValue(json));
             string[] named = parsed.GetValue(adapters)!;
-            using ModelSource source = AdapterInputs.RoundedModel(parsed.GetValue(model)!, parsed.GetValue(quantize)!, null);
+            using ModelSource source = AdapterInputs.RoundedModel(parsed.GetValue(model)!, parsed.GetValue(quantize)!, parsed.GetValue(doubleQuant), null);
             return parsed.GetValue(adapterOnly) ? Adapter(source, named, settings) : Model(source, named, settings);
         });
         return command;

@@ -26,10 +26,11 @@ internal static class InspectCommand
         Option<string> dtype = CommonOptions.DType();
         Option<string> device = CommonOptions.Device();
         Option<string> quantize = CommonOptions.Quantize();
+        Option<bool> doubleQuant = CommonOptions.DoubleQuant();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("inspect", "Explain an adapter (targets, ranks, sizes, norms, spectrum, similarity) or a model.\nExample: lora inspect runs/my-adapter --spectrum --against runs/other")
         {
-            path, spectrum, against, model, plot, rank, probe, strict, anyBase, dtype, device, quantize, json,
+            path, spectrum, against, model, plot, rank, probe, strict, anyBase, dtype, device, quantize, doubleQuant, json,
         };
         command.SetAction(parsed =>
         {
@@ -50,7 +51,7 @@ internal static class InspectCommand
                 SpectrumPlot.Write(file, report);
             }
 
-            AdapterProbe? measured = parsed.GetValue(probe) ? Probe(adapter, source, new EngineOptions { Model = source?.Location ?? string.Empty, AcceptOtherBases = parsed.GetValue(anyBase), DType = parsed.GetValue(dtype)!, Device = parsed.GetValue(device)!, Quantize = parsed.GetValue(quantize)! }) : null;
+            AdapterProbe? measured = parsed.GetValue(probe) ? Probe(adapter, source, new EngineOptions { Model = source?.Location ?? string.Empty, AcceptOtherBases = parsed.GetValue(anyBase), DType = parsed.GetValue(dtype)!, Device = parsed.GetValue(device)!, Quantize = parsed.GetValue(quantize)!, DoubleQuantization = parsed.GetValue(doubleQuant) }) : null;
             if (measured is { MaxLogitDifference: 0 })
             {
                 report = report with { Warnings = [.. report.Warnings, $"It changes no logit of {measured.Positions} positions."] };

@@ -4,6 +4,7 @@ using LoraSharp.Formats;
 using LoraSharp.Formats.Gguf;
 using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Quantization;
+using LoraSharp.Recipes;
 
 namespace LoraSharp.Cli.Commands;
 
@@ -25,17 +26,18 @@ internal static class MergeCommand
         Option<string?> modelType = CommonOptions.ModelType();
         Option<string> device = CommonOptions.Device();
         Option<string> quantize = CommonOptions.RoundBase();
+        Option<bool> doubleQuant = CommonOptions.DoubleQuant();
         Option<bool> json = CommonOptions.Json();
         var command = new Command("merge", "Merge adapters into their base: W' = W + (alpha/r)·B·A, as a plain checkpoint, and measure that it answers the same.\nExample: lora merge --model SmolLM2-135M --adapter runs/my-adapter --output merged")
         {
-            model, adapters, output, unmerge, dtype, probe, strict, anyBase, modelType, device, quantize, json,
+            model, adapters, output, unmerge, dtype, probe, strict, anyBase, modelType, device, quantize, doubleQuant, json,
         };
         command.SetAction(parsed =>
         {
             // Before anything is written: the device is needed last, for the comparison.
             _ = EngineSetup.FindDevice(parsed.GetValue(device)!);
             (string Path, double Weight)[] named = [.. parsed.GetValue(adapters)!.Select(AdapterInputs.Weighted)];
-            using ModelSource source = AdapterInputs.RoundedModel(parsed.GetValue(model)!, parsed.GetValue(quantize)!, parsed.GetValue(modelType));
+            using ModelSource source = AdapterInputs.RoundedModel(parsed.GetValue(model)!, parsed.GetValue(quantize)!, parsed.GetValue(doubleQuant), parsed.GetValue(modelType));
             var opened = new List<MergedAdapter>();
             try
             {
@@ -70,6 +72,11 @@ internal static class MergeCommand
             report = report with { Notes = [.. report.Notes, "The base was in the blocks of its GGUF file and is merged dequantised: the merged model is dense. To have it in blocks again, with the loss measured: lora export --model ... --type q8_0."] };
         }
 
+        else if (adapters.Any(a => IsQlora(a.Folder.Location)))
+        {
+            report = report with { Notes = [.. report.Notes, "The adapter was trained on a base in 4 bits and is merged into the base as it is stored, where its answers differ a little. To merge into the base that it was trained on: --quantize nf4 --double-quant, as its recipe.yaml has them."] };
+        }
+
         MergeProbeReport? measured = null;
         if (settings.ProbeTokens > 0)
         {
@@ -94,6 +101,20 @@ internal static class MergeCommand
         }
 
         return settings.Strict && warnings.Count > 0 ? throw new LoraSharpException(warnings[0] + " (--strict)") : 0;
+    }
+
+    // Training leaves the recipe beside the adapter; one that cannot be read says nothing.
+    private static bool IsQlora(string folder)
+    {
+        string recipe = Path.Combine(folder, "recipe.yaml");
+        try
+        {
+            return File.Exists(recipe) && RecipeReader.Read(recipe).Method == "qlora";
+        }
+        catch (LoraSharpException)
+        {
+            return false;
+        }
     }
 
     private static void Print(Settings settings, MergeReport report, MergeProbeReport? measured)

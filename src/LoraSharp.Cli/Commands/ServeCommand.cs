@@ -26,6 +26,7 @@ internal static class ServeCommand
         Option<string> dtype = CommonOptions.DType();
         Option<string> device = CommonOptions.Device();
         Option<string> quantize = CommonOptions.Quantize();
+        Option<bool> doubleQuant = CommonOptions.DoubleQuant();
         Option<string?> modelType = CommonOptions.ModelType();
         Option<bool> probe = CommonOptions.Probe();
         Option<bool> strict = CommonOptions.Strict();
@@ -39,7 +40,7 @@ internal static class ServeCommand
             Keys can be given in the environment too, where no list of processes shows them: {ApiKeyVariable}, {AdminKeyVariable}.
             """)
         {
-            model, adapters, dtype, device, quantize, modelType, probe, strict, anyBase,
+            model, adapters, dtype, device, quantize, doubleQuant, modelType, probe, strict, anyBase,
         };
         flags.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>
@@ -78,6 +79,7 @@ internal static class ServeCommand
                 DType = parsed.GetValue(dtype)!,
                 Device = parsed.GetValue(device)!,
                 Quantize = parsed.GetValue(quantize)!,
+                DoubleQuantization = parsed.GetValue(doubleQuant),
                 ModelType = parsed.GetValue(modelType),
                 AcceptOtherBases = parsed.GetValue(anyBase),
             });

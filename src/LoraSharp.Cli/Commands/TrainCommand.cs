@@ -113,11 +113,15 @@ internal static class TrainCommand
             Console.WriteLine($"Written: {result.Folder}");
             Console.WriteLine(recipe.Method == "full"
                 ? $"Try it: lora generate --model {recipe.Output} --prompt \"...\""
-                : $"Try it: lora generate --model {recipe.Model} --adapter {recipe.Output} --prompt \"...\"");
+                : $"Try it: lora generate --model {recipe.Model} --adapter {recipe.Output}{Rounding(recipe)} --prompt \"...\"");
         }
 
         return result.Complete ? 0 : 1;
     }
+
+    // The base as the adapter was trained on it. Other block sizes are a matter of the recipe.
+    private static string Rounding(Recipe recipe) => recipe.Method != "qlora" || recipe.Quantization.BlockSize != 64 || recipe.Quantization.SkipModules.Count > 0 ? ""
+        : $" --quantize {recipe.Quantization.Type}{(recipe.Quantization.Double ? " --double-quant" : "")}";
 
     private static KeyValuePair<string, string> Pair(string text)
     {

@@ -20,6 +20,16 @@ public sealed record QuantizationOptions
     /// </summary>
     public IReadOnlyList<string> SkipModules { get; init; } = [];
 
+    /// <summary>What <c>--quantize</c> and <c>--double-quant</c> stand for: blocks of 64; null for names that are not of a 4-bit type.</summary>
+    /// <param name="name">nf4 or fp4.</param>
+    /// <param name="doubleQuantization">Quantise the scales too.</param>
+    public static QuantizationOptions? Named(string name, bool doubleQuantization) => name switch
+    {
+        "nf4" => new QuantizationOptions { DoubleQuantization = doubleQuantization },
+        "fp4" => new QuantizationOptions { Type = FourBitType.Fp4, DoubleQuantization = doubleQuantization },
+        _ => null,
+    };
+
     /// <summary>Whether a layer of this path is to be left alone.</summary>
     public bool Skips(string layer) => SkipModules.Any(skip => $".{layer}.".Contains($".{skip}.", StringComparison.Ordinal));
 

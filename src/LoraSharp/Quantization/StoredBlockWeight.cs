@@ -7,7 +7,8 @@ namespace LoraSharp.Quantization;
 
 /// <summary>
 /// A matrix [f, k] in the blocks of a GGUF file, whatever their type, laid over the map where the file has its rows in
-/// order. On the CPU only; the checkpoint must outlive it.
+/// order. Q4_K, Q5_K and Q6_K are multiplied by kernels of their own, the other types row by row. On the CPU only; the
+/// checkpoint must outlive it.
 /// </summary>
 public sealed unsafe class StoredBlockWeight : IQuantizedMatrix
 {
@@ -37,6 +38,13 @@ public sealed unsafe class StoredBlockWeight : IQuantizedMatrix
         stored.CopyTo((byte*)AtenTensor.DataPointer(_blocks));
     }
 
+    /// <summary>Lays itself over blocks in memory, which must outlive it.</summary>
+    internal StoredBlockWeight(GgufTensorType type, long rows, long columns, byte* blocks)
+    {
+        (_type, Rows, Columns, _rowBytes) = (type, rows, columns, type.ByteCount(columns));
+        _blocks = AtenTensor.FromPointer((nint)blocks, [rows, _rowBytes], ScalarType.Byte).DetachFromDisposeScope();
+    }
+
     /// <inheritdoc/>
     public long Rows { get; }
 
@@ -53,14 +61,10 @@ public sealed unsafe class StoredBlockWeight : IQuantizedMatrix
     public long Bytes => Rows * _rowBytes;
 
     /// <inheritdoc/>
-    public bool CanMultiply(long rows, ScalarType dtype) => rows <= MostRows && dtype is ScalarType.Float32 or ScalarType.BFloat16;
+    public bool CanMultiply(long rows, ScalarType dtype) => rows <= (HasKernel ? FewRows.Most(dtype) : MostRows) && dtype is ScalarType.Float32 or ScalarType.BFloat16;
 
     /// <inheritdoc/>
-    public Tensor Multiply(Tensor x, long[] shape)
-    {
-        var work = new RowMultiplier<Decoder> { Decoder = Rowwise, K = (int)Columns, F = (int)Rows };
-        return FewRows.Multiply(x, Columns, Rows, shape, ref work);
-    }
+    public Tensor Multiply(Tensor x, long[] shape) => Multiply(x, shape, VectorWidths.Best);
 
     /// <inheritdoc/>
     public void DequantizeInto(Tensor target)
@@ -101,6 +105,31 @@ public sealed unsafe class StoredBlockWeight : IQuantizedMatrix
 
     /// <inheritdoc/>
     public void Dispose() => _blocks.Dispose();
+
+    internal Tensor Multiply(Tensor x, long[] shape, VectorWidth width)
+    {
+        switch (width == VectorWidth.Scalar ? GgufTensorType.F32 : _type)
+        {
+            case GgufTensorType.Q4_K:
+                return Multiply<Q4KBlocks>(x, shape, width);
+            case GgufTensorType.Q5_K:
+                return Multiply<Q5KBlocks>(x, shape, width);
+            case GgufTensorType.Q6_K:
+                return Multiply<Q6KBlocks>(x, shape, width);
+            default:
+                var work = new RowMultiplier<Decoder> { Decoder = Rowwise, K = (int)Columns, F = (int)Rows };
+                return FewRows.Multiply(x, Columns, Rows, shape, ref work);
+        }
+    }
+
+    private Tensor Multiply<TBlocks>(Tensor x, long[] shape, VectorWidth width)
+        where TBlocks : unmanaged, ISuperBlocks
+    {
+        var work = new SuperBlockMultiplier<TBlocks> { Blocks = (byte*)AtenTensor.DataPointer(_blocks), K = (int)Columns, F = (int)Rows, IsWide = width == VectorWidth.Avx512 };
+        return FewRows.Multiply(x, Columns, Rows, shape, ref work);
+    }
+
+    private bool HasKernel => _type is GgufTensorType.Q4_K or GgufTensorType.Q5_K or GgufTensorType.Q6_K && VectorWidths.Best != VectorWidth.Scalar;
 
     private Decoder Rowwise => new() { Blocks = (byte*)AtenTensor.DataPointer(_blocks), RowBytes = _rowBytes, Type = _type };
 
