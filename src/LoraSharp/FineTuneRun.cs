@@ -171,7 +171,7 @@ public sealed class FineTuneRun
             Date = _clock.GetUtcNow(),
         }.ToMarkdown());
         folder.Complete();
-        return new FineTuneResult(result, folder.Path, parameters, Complete: true) { PeakMemory = peak };
+        return new FineTuneResult(result, folder.Path, parameters, Complete: true) { PeakMemory = peak, Formats = [.. data?.Report.Sources.Select(s => s.Format).Distinct() ?? []] };
     }
 
     /// <summary>
@@ -424,6 +424,9 @@ public sealed record FineTuneResult(TrainingResult Training, string Folder, long
 {
     /// <summary>Largest resident memory of the process so far, bytes.</summary>
     public long PeakMemory { get; init; }
+
+    /// <summary>Formats of the training rows, as they were read; empty for a source of one's own.</summary>
+    public IReadOnlyList<string> Formats { get; init; } = [];
 }
 
 /// <summary>Passes events on to another thread.</summary>

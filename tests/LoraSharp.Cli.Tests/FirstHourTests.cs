@@ -94,6 +94,18 @@ public sealed class FirstHourTests : IDisposable
     }
 
     [Fact]
+    public async Task What_to_type_next_asks_as_the_rows_were_trained_and_finds_the_recipes_files()
+    {
+        _folder.Write("rows.jsonl", """{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}""");
+        string recipe = _folder.Write("recipe.yaml", $"model: {TrainingFolder.TinyBase}", "data: { train: rows.jsonl }", "training: { max_steps: 1, batch_size: 1, gradient_accumulation: 1, warmup_steps: 0 }", "method: qlora", $"output: {_folder.Path("run")}");
+
+        CommandRun run = await CommandRun.OfAsync("train", recipe, "--device", "cpu");
+
+        Assert.True(run.ExitCode == 0, run.Error);
+        Assert.Contains($"Try it: lora generate --model {TrainingFolder.TinyBase} --adapter {_folder.Path("run")} --quantize nf4 --double-quant --chat --prompt", run.Output, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task A_learning_rate_of_zero_trains_nothing_and_is_no_error()
     {
         string data = _folder.Write("rows.jsonl", """{"text": "a b c d"}""");

@@ -57,6 +57,82 @@ public sealed class GgufCommandTests : IDisposable
         Assert.NotEqual(File.ReadAllBytes(plain), File.ReadAllBytes(rounded));
     }
 
+    public static TheoryData<string, string?> Exportable
+    {
+        get
+        {
+            string[] no = ["deepseek_v3", "gpt_oss", "helium", "llama_dynamic_rope", "opt"];
+            var data = new TheoryData<string, string?>();
+            foreach (string name in Directory.EnumerateDirectories(Fixtures.Path("models")).Select(d => Path.GetFileName(d)!).Order(StringComparer.Ordinal).Except(no))
+            {
+                data.Add(name, null);
+            }
+
+            data.Add("gpt_neox", """{"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 0.5}}""");
+            data.Add("mixtral", """{"sliding_window": 4}""");
+            data.Add("qwen2_yarn", """{"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "mscale": 1.0, "mscale_all_dim": 0.5}}""");
+            data.Add("qwen2_yarn", """{"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "attention_factor": 1.5, "beta_fast": 16}}""");
+            data.Add("qwen2_yarn", """{"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 64}}""");
+            return data;
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Exportable))]
+    public async Task A_family_computes_the_same_from_its_file(string name, string? changes)
+    {
+        string model = Copy(name, changes);
+        string file = Path.Combine(_folder, "m.gguf");
+        JsonNode report = await Report("export", "--model", model, "--output", file, "--type", "f32", "--json");
+
+        Assert.InRange((double)report["logits"]!["max_logit_difference"]!, 0, 2e-5);
+        Assert.Contains(report["warnings"]!.AsArray(), w => w!.ToString().Contains("no tokenizer", StringComparison.Ordinal));
+        JsonNode back = await Report("import", file, "--output", Path.Combine(_folder, "back"), "--json");
+        Assert.Equal(0, (double)back["logits"]!["max_logit_difference"]!);
+    }
+
+    [Theory]
+    [InlineData("gpt2", "{\"scale_attn_weights\": false}", "scale_attn_weights")]
+    [InlineData("gpt2", "{\"scale_attn_by_inverse_layer_idx\": true}", "scale_attn_by_inverse_layer_idx")]
+    [InlineData("llama", "{\"rope_parameters\": {\"rope_theta\": 1e4, \"rope_type\": \"default\", \"partial_rotary_factor\": 0.5}}", "partial_rotary_factor")]
+    [InlineData("qwen2_yarn", "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4.0, \"truncate\": false}}", "truncate")]
+    [InlineData("olmo2", "{\"attention_bias\": true}", "attention_bias")]
+    [InlineData("cohere2", "{\"attention_bias\": true}", "attention_bias")]
+    [InlineData("gpt_neox", "{\"attention_bias\": false}", "attention_bias")]
+    public async Task What_a_file_cannot_say_is_refused_before_it_is_written(string name, string changes, string key)
+    {
+        string file = Path.Combine(_folder, "m.gguf");
+        CommandRun run = await CommandRun.OfAsync("export", "--model", Copy(name, changes), "--output", file);
+
+        Assert.Equal(1, run.ExitCode);
+        Assert.Contains(key, run.Error, StringComparison.Ordinal);
+        Assert.False(File.Exists(file));
+    }
+
+    // A fixture with other settings; its random weights fit them as well.
+    private string Copy(string name, string? changes)
+    {
+        string folder = Directory.CreateDirectory(Path.Combine(_folder, name)).FullName;
+        foreach (string file in Directory.EnumerateFiles(Fixtures.Path("models/" + name)))
+        {
+            File.Copy(file, Path.Combine(folder, Path.GetFileName(file)));
+        }
+
+        if (changes is not null)
+        {
+            string path = Path.Combine(folder, "config.json");
+            JsonObject config = JsonNode.Parse(File.ReadAllText(path))!.AsObject();
+            foreach ((string key, JsonNode? value) in JsonNode.Parse(changes)!.AsObject())
+            {
+                config[key] = value?.DeepClone();
+            }
+
+            File.WriteAllText(path, config.ToJsonString());
+        }
+
+        return folder;
+    }
+
     [Fact]
     public async Task An_adapter_goes_out_and_comes_back()
     {

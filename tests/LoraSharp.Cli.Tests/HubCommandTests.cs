@@ -1,3 +1,6 @@
+using System.Diagnostics;
+using System.Net;
+using System.Net.Sockets;
 using System.Text.Json.Nodes;
 using LoraSharp.Formats.Tests.Hub;
 
@@ -49,6 +52,21 @@ public sealed class HubCommandTests : IAsyncLifetime
         CommandRun missing = await CommandRun.OfAsync("pull", "org/other");
         Assert.Equal(1, missing.ExitCode);
         Assert.Contains("There is: org/model", missing.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_mistyped_path_does_not_wait_for_a_hub_that_never_answers()
+    {
+        using var silent = new TcpListener(IPAddress.Loopback, 0);
+        silent.Start();
+        Environment.SetEnvironmentVariable("HF_ENDPOINT", $"http://127.0.0.1:{((IPEndPoint)silent.LocalEndpoint).Port}");
+        var watch = Stopwatch.StartNew();
+
+        CommandRun run = await CommandRun.OfAsync("generate", "--model", "runs/mine", "--prompt", "x");
+
+        Assert.Equal(1, run.ExitCode);
+        Assert.StartsWith("error: runs/mine: there is no such folder or file here", run.Error, StringComparison.Ordinal);
+        Assert.InRange(watch.Elapsed, TimeSpan.Zero, TimeSpan.FromSeconds(25));
     }
 
     [Fact]

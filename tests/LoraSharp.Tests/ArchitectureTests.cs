@@ -96,9 +96,43 @@ public sealed partial class ArchitectureTests
         Assert.Empty(faults.Distinct());
     }
 
+    // A room's namespace lies inside that of the front hall, so that no using betrays it.
+    [Fact]
+    public void No_room_uses_the_front_hall_or_a_room_by_a_relative_name()
+    {
+        string root = Path.Combine(Fixtures.Root(), "src", "LoraSharp");
+        string[] hall = [.. typeof(LoadedModel).Assembly.GetTypes().Where(t => t.Namespace == "LoraSharp" && !t.IsNested && t.Name.All(char.IsLetter)).Select(t => t.Name)];
+        Assert.Contains(nameof(EngineSetup), hall);
+        var used = new Regex($@"(?<![\w.])(?:({string.Join('|', hall)})\b|({string.Join('|', Rooms.Keys)})\.[A-Z])");
+        List<string> faults = [];
+        foreach (string file in Sources(root))
+        {
+            string relative = Path.GetRelativePath(root, file);
+            string room = relative.Split(Path.DirectorySeparatorChar)[0];
+            if (room == relative)
+            {
+                continue;
+            }
+
+            foreach (Match use in used.Matches(Comment().Replace(File.ReadAllText(file), string.Empty)))
+            {
+                string other = use.Groups[2].Value;
+                if (use.Groups[1].Success || (other != room && !Rooms[room].Contains(other)))
+                {
+                    faults.Add($"{relative} uses {use.Value}");
+                }
+            }
+        }
+
+        Assert.Empty(faults.Distinct());
+    }
+
     private static IEnumerable<string> Sources(string folder) => Directory.EnumerateFiles(folder, "*.cs", SearchOption.AllDirectories)
         .Where(f => !f.Contains($"{Path.DirectorySeparatorChar}obj{Path.DirectorySeparatorChar}") && !f.Contains($"{Path.DirectorySeparatorChar}bin{Path.DirectorySeparatorChar}"));
 
     [GeneratedRegex(@"\bLoraSharp\.([A-Z]\w+)")]
     private static partial Regex RoomUse();
+
+    [GeneratedRegex("//.*")]
+    private static partial Regex Comment();
 }

@@ -134,6 +134,12 @@ internal static class ExportCommand
             warnings.Add($"the file's tokenizer makes other tokens of {tokenizer.Differing.Count} of {tokenizer.Texts} sample texts, the first being {System.Text.Json.JsonSerializer.Serialize(tokenizer.Differing[0])}.");
         }
 
+        // In f32 nothing is rounded: what differs is arithmetic, and a file that computes something else is no copy.
+        if (settings.Type == GgufTensorType.F32 && logits is not null && logits.MaxLogitDifference > 1e-3 * logits.MaxLogit)
+        {
+            warnings.Add($"the file's logits differ by {PlainTable.Number(logits.MaxLogitDifference)} although no weight was rounded: config.json says something that the file does not.");
+        }
+
         if (settings.Json)
         {
             CommandJson.Write(new { settings.Output, Type = settings.Type.Name(), result.Bytes, Tensors = tensors, Tokenizer = tokenizer, Logits = logits, Warnings = warnings });

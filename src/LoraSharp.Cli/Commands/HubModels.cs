@@ -7,6 +7,7 @@ namespace LoraSharp.Cli.Commands;
 /// <summary>Models and adapters that are named by a hub name and are not in the cache yet are downloaded first.</summary>
 internal static class HubModels
 {
+    private static readonly TimeSpan LongestProbe = TimeSpan.FromSeconds(5);
     private static readonly HashSet<string> Options = ["--model", "--models", "--adapter", "--adapters", "--base", "--tuned", "--against"];
 
     /// <summary>Downloads what the options of a command line name.</summary>
@@ -41,8 +42,9 @@ internal static class HubModels
 
         try
         {
-            // One retry: a mistyped path should not take long to be told.
-            using var probe = new HubClient(settings with { Retries = 1 });
+            // One retry, and little patience where packets are swallowed: a mistyped path should not take long to be told.
+            TimeSpan patience = settings.Timeout < LongestProbe ? settings.Timeout : LongestProbe;
+            using var probe = new HubClient(settings with { Retries = 1, Timeout = patience });
             await probe.ListAsync(name!, cancellation);
         }
         catch (HubException error) when (error.Fault is HubFault.RepositoryNotFound or HubFault.Unreachable)

@@ -111,9 +111,7 @@ internal static class TrainCommand
         else if (result.Complete)
         {
             Console.WriteLine($"Written: {result.Folder}");
-            Console.WriteLine(recipe.Method == "full"
-                ? $"Try it: lora generate --model {recipe.Output} --prompt \"...\""
-                : $"Try it: lora generate --model {recipe.Model} --adapter {recipe.Output}{Rounding(recipe)} --prompt \"...\"");
+            Console.WriteLine($"Try it: lora generate {Inputs(recipe, path)}{(result.Formats.Contains("chat") ? " --chat" : string.Empty)} --prompt \"...\"");
         }
 
         return result.Complete ? 0 : 1;
@@ -122,6 +120,14 @@ internal static class TrainCommand
     // The base as the adapter was trained on it. Other block sizes are a matter of the recipe.
     private static string Rounding(Recipe recipe) => recipe.Method != "qlora" || recipe.Quantization.BlockSize != 64 || recipe.Quantization.SkipModules.Count > 0 ? ""
         : $" --quantize {recipe.Quantization.Type}{(recipe.Quantization.Double ? " --double-quant" : "")}";
+
+    // What was trained, named so that it is found from here: a recipe's model may lie beside the recipe.
+    private static string Inputs(Recipe recipe, string? path)
+    {
+        string beside = Path.Combine(Path.GetDirectoryName(path) ?? string.Empty, recipe.Model);
+        string model = Path.Exists(beside) ? beside : recipe.Model;
+        return recipe.Method == "full" ? $"--model {recipe.Output}" : $"--model {model} --adapter {recipe.Output}{Rounding(recipe)}";
+    }
 
     private static KeyValuePair<string, string> Pair(string text)
     {

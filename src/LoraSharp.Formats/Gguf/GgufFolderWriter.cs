@@ -21,7 +21,7 @@ public static class GgufFolderWriter
     public static void WriteModel(GgufCheckpoint checkpoint, string folder, ElementType? type = null)
     {
         ArgumentNullException.ThrowIfNull(checkpoint);
-        Aside(folder, aside => WriteModelFiles(checkpoint, aside, type));
+        OutputFolder.Write(folder, aside => WriteModelFiles(checkpoint, aside, type));
     }
 
     private static void WriteModelFiles(GgufCheckpoint checkpoint, string folder, ElementType? type)
@@ -49,7 +49,7 @@ public static class GgufFolderWriter
     public static void WriteAdapter(AdapterFolder adapter, string folder, string? baseModel = null)
     {
         ArgumentNullException.ThrowIfNull(adapter);
-        Aside(folder, aside =>
+        OutputFolder.Write(folder, aside =>
         {
             SafetensorsWriter.Write(
                 Path.Combine(aside, AdapterFolder.WeightsName),
@@ -119,34 +119,4 @@ public static class GgufFolderWriter
     };
 
     private static void Write(string folder, string name, JsonObject json) => AtomicFile.WriteText(Path.Combine(folder, name), json.ToJsonString(Indented) + "\n");
-
-    /// <summary>Writes a folder under another name first, so that it is whole or not there.</summary>
-    private static void Aside(string folder, Action<string> write)
-    {
-        if (File.Exists(folder) || (Directory.Exists(folder) && Directory.EnumerateFileSystemEntries(folder).Any()))
-        {
-            throw new LoraSharpException($"{folder}: exists and is not empty. Choose another output, or remove it first.");
-        }
-
-        string full = Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder));
-        string aside = $"{full}.{Environment.ProcessId}.tmp";
-        try
-        {
-            Directory.CreateDirectory(aside);
-            write(aside);
-            if (Directory.Exists(full))
-            {
-                Directory.Delete(full);
-            }
-
-            Directory.Move(aside, full);
-        }
-        finally
-        {
-            if (Directory.Exists(aside))
-            {
-                Directory.Delete(aside, recursive: true);
-            }
-        }
-    }
 }

@@ -34,9 +34,11 @@ internal sealed class ConfigReader
     /// <summary>The node under the key, or null.</summary>
     public JsonNode? Find(string key)
     {
+        // As transformers' attribute_map has it, both names are one attribute; what is imported from GGUF states both.
         string name = _aliases.GetValueOrDefault(key, key);
         _read.Add(name);
-        return _json.TryGetPropertyValue(name, out JsonNode? node) ? node : null;
+        _read.Add(key);
+        return _json[name] ?? _json[key];
     }
 
     /// <summary>A whole number above zero that must be there.</summary>

@@ -11,16 +11,14 @@ public static partial class DecoderFamilies
     {
         yield return new("llama")
         {
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             FeedForwardBias = new(false, "mlp_bias"),
         };
         yield return new("mistral") { LayerType = EveryLayerSlides, ReadsLayerTypes = false };
         yield return new("qwen2") { QkvBias = new(true), LayerType = SlidesFromLayer };
         yield return new("qwen3")
         {
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             QueryKeyNorm = QueryKeyNorm.PerHead,
             LayerType = SlidesFromLayer,
         };
@@ -29,8 +27,7 @@ public static partial class DecoderFamilies
             Norm = NormKind.RmsUnitOffset,
             Activation = "gelu_pytorch_tanh",
             Tied = true,
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             Refine = (r, c) => RefineGemma(r, c, "hidden_act"),
         };
         yield return new("gemma2")
@@ -40,8 +37,7 @@ public static partial class DecoderFamilies
             ActivationKey = "hidden_activation",
             Activation = "gelu_pytorch_tanh",
             Tied = true,
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             LayerType = (_, layer) => layer % 2 == 0 ? LayerTypes.Sliding : LayerTypes.Full,
             Refine = (r, c) => RefineGemma(r, c, null),
         };
@@ -52,8 +48,7 @@ public static partial class DecoderFamilies
             ActivationKey = "hidden_activation",
             Activation = "gelu_pytorch_tanh",
             Tied = true,
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             QueryKeyNorm = QueryKeyNorm.PerHead,
             Theta = 1_000_000,
             LocalTheta = 10_000,
@@ -68,8 +63,7 @@ public static partial class DecoderFamilies
             Epsilon = 1e-5,
             Activation = "gelu_new",
             Names = new() { FeedForwardNorm = null, FinalNorm = "model.final_layernorm", Output = "dense", Gate = null, Up = "fc1", Down = "fc2" },
-            QkvBias = new(true),
-            OutputBias = new(true),
+            AttentionBias = new(true),
             FeedForwardBias = new(true),
             PartialRotary = 0.5,
             Refine = (r, c) =>
@@ -91,8 +85,7 @@ public static partial class DecoderFamilies
             Norm = NormKind.LayerPlain,
             EpsilonKey = null,
             Epsilon = 1e-5,
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             Refine = (r, c) => c with { Attention = c.Attention with { Clip = r.NumberOrNull("clip_qkv") } },
         };
         yield return new("olmo2")
@@ -100,8 +93,7 @@ public static partial class DecoderFamilies
             Norm = NormKind.RmsFloat32,
             Epsilon = 1e-5,
             Names = OutputNormNames,
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             QueryKeyNorm = QueryKeyNorm.Full,
         };
         yield return new("olmo3")
@@ -109,23 +101,20 @@ public static partial class DecoderFamilies
             Norm = NormKind.RmsFloat32,
             Epsilon = 1e-5,
             Names = OutputNormNames,
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             QueryKeyNorm = QueryKeyNorm.Full,
             StretchesFullAttentionOnly = true,
             LayerType = (r, layer) => FullEvery(r, layer, 4),
         };
         yield return new("granite")
         {
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             FeedForwardBias = new(false, "mlp_bias"),
             Refine = RefineGranite,
         };
         yield return new("smollm3")
         {
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             FeedForwardBias = new(false, "mlp_bias"),
             Theta = 2_000_000,
             Tied = true,
@@ -164,8 +153,7 @@ public static partial class DecoderFamilies
             ActivationKey = "activation_function",
             Activation = "gelu_new",
             DefaultFeedForwardSize = d => 4 * d,
-            QkvBias = new(true),
-            OutputBias = new(true),
+            AttentionBias = new(true),
             FeedForwardBias = new(true),
             Tied = true,
             Layout = QkvLayout.Concatenated,
@@ -193,8 +181,7 @@ public static partial class DecoderFamilies
             EpsilonKey = "layer_norm_eps",
             Epsilon = 1e-5,
             Activation = "gelu",
-            QkvBias = new(true, "attention_bias"),
-            OutputBias = new(true, "attention_bias"),
+            AttentionBias = new(true, "attention_bias"),
             FeedForwardBias = new(true),
             Layout = QkvLayout.Grouped,
             PartialRotary = 0.25,
@@ -207,8 +194,7 @@ public static partial class DecoderFamilies
             EpsilonKey = "norm_epsilon",
             Epsilon = 1e-5,
             Activation = "gelu_pytorch_tanh",
-            QkvBias = new(true, "use_bias"),
-            OutputBias = new(true, "use_bias"),
+            AttentionBias = new(true, "use_bias"),
             FeedForwardBias = new(true, "use_bias"),
             Tied = true,
             LayerType = EveryLayerSlides,
@@ -233,8 +219,7 @@ public static partial class DecoderFamilies
             Norm = NormKind.LayerNoBias,
             EpsilonKey = "layer_norm_eps",
             Epsilon = 1e-5,
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             Tied = true,
             InterleavedRope = true,
             LayerType = (r, layer) => FullEvery(r, layer, 4),
@@ -282,8 +267,7 @@ public static partial class DecoderFamilies
         yield return new("ernie4_5")
         {
             Epsilon = 1e-5,
-            QkvBias = new(false, "use_bias"),
-            OutputBias = new(false, "use_bias"),
+            AttentionBias = new(false, "use_bias"),
             FeedForwardBias = new(false, "use_bias"),
             Tied = true,
             Theta = 500_000,
@@ -305,8 +289,7 @@ public static partial class DecoderFamilies
             EpsilonKey = "norm_eps",
             Epsilon = 1e-5,
             Activation = "relu2",
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             FeedForwardBias = new(false, "mlp_bias"),
             PartialRotary = 0.5,
         };
@@ -333,8 +316,7 @@ public static partial class DecoderFamilies
             ActivationKey = "activation",
             Activation = "gelu",
             DefaultFeedForwardSize = d => 4 * d,
-            QkvBias = new(false, "bias"),
-            OutputBias = new(false, "bias"),
+            AttentionBias = new(false, "bias"),
             FeedForwardBias = new(false, "bias"),
             Tied = true,
             Refine = RefineFalcon,
@@ -362,8 +344,7 @@ public static partial class DecoderFamilies
             Epsilon = 1e-5,
             ActivationKey = "activation_function",
             Activation = "relu",
-            QkvBias = new(true, "enable_bias"),
-            OutputBias = new(true, "enable_bias"),
+            AttentionBias = new(true, "enable_bias"),
             FeedForwardBias = new(true, "enable_bias"),
             Tied = true,
             Rotary = false,
@@ -389,8 +370,7 @@ public static partial class DecoderFamilies
         };
         yield return new("qwen3_moe")
         {
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             QueryKeyNorm = QueryKeyNorm.PerHead,
             ReadsLayerTypes = false,
             LayerType = (r, layer) => r.Flag("use_sliding_window", false) ? EveryLayerSlides(r, layer) : LayerTypes.Full,
@@ -399,8 +379,7 @@ public static partial class DecoderFamilies
         yield return new("olmoe")
         {
             Epsilon = 1e-5,
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             QueryKeyNorm = QueryKeyNorm.Full,
             Refine = (r, c) => WithExperts(c with { Attention = c.Attention with { Clip = r.NumberOrNull("clip_qkv") } }, new()
             {
@@ -414,8 +393,7 @@ public static partial class DecoderFamilies
         };
         yield return new("granitemoe")
         {
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             Refine = (r, c) => WithExperts(RefineGranite(r, c), new()
             {
                 Count = ExpertCount(r),
@@ -432,8 +410,7 @@ public static partial class DecoderFamilies
         {
             Norm = NormKind.RmsFloat32,
             Epsilon = 1e-5,
-            QkvBias = new(true, "attention_bias"),
-            OutputBias = new(true, "attention_bias"),
+            AttentionBias = new(true, "attention_bias"),
             Theta = 150_000,
             LayerType = (_, layer) => layer % 2 == 0 ? LayerTypes.Sliding : LayerTypes.Full,
             Refine = (r, c) => WithExperts(c with { Attention = c.Attention with { Sinks = true } }, new()
@@ -450,8 +427,7 @@ public static partial class DecoderFamilies
         };
         yield return new("deepseek_v3")
         {
-            QkvBias = new(false, "attention_bias"),
-            OutputBias = new(false, "attention_bias"),
+            AttentionBias = new(false, "attention_bias"),
             Aliases = new Dictionary<string, string> { ["head_dim"] = "qk_rope_head_dim" },
             InterleavedRope = true,
             Refine = RefineDeepSeek,
@@ -510,7 +486,12 @@ public static partial class DecoderFamilies
             : interval == 0 || (layer + 1) % interval != 0;
     }
 
-    private static int ExpertCount(ConfigReader r) => r.Has("num_experts") ? r.Int("num_experts") : r.Int("num_local_experts");
+    // Two names of one attribute, and some configurations state both.
+    private static int ExpertCount(ConfigReader r)
+    {
+        r.Skip("num_local_experts");
+        return r.Has("num_experts") ? r.Int("num_experts") : r.Int("num_local_experts");
+    }
 
     private static DecoderConfig WithExperts(DecoderConfig config, ExpertsConfig experts) =>
         config with { Experts = experts, Layers = [.. config.Layers.Select(l => l with { Sparse = true })] };

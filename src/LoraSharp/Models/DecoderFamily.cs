@@ -41,6 +41,12 @@ internal sealed record DecoderFamily(string Name)
     /// <summary>Bias of attention's output projection.</summary>
     public Switch OutputBias { get; init; }
 
+    /// <summary>Bias of all four projections of attention, where one switch governs them.</summary>
+    public Switch AttentionBias
+    {
+        init => (QkvBias, OutputBias) = (value, value);
+    }
+
     /// <summary>Bias of the feed-forward layers.</summary>
     public Switch FeedForwardBias { get; init; }
 

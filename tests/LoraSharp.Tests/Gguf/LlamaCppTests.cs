@@ -80,6 +80,24 @@ public sealed class LlamaCppTests : IDisposable
         Assert.Equal(greedy[6..], Ids(result["tokens"]));
     }
 
+    // llama.cpp multiplies yarn's usual temperature by the file's factor; transformers' attention_factor replaces it.
+    [Fact]
+    public void A_temperature_of_yarns_own_is_the_same_there()
+    {
+        LlamaCpp llama = LlamaCpp.OrSkip();
+        string file = Path.Combine(_folder, "m.gguf");
+        using ModelSource source = ModelSource.OpenFolder(Fixtures.Path("models/qwen2_yarn"));
+        source.Config["rope_scaling"] = JsonNode.Parse("""{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "attention_factor": 1.9}""");
+        GgufModelWriter.Write(file, source.Tensors, source.Config, SomeTokenizer(160), new GgufExportOptions { Type = GgufTensorType.F32 });
+        using CausalLanguageModel model = ModelLoader.Load(source, new DenseLinearFactory(), ScalarType.Float32, CPU);
+        int[] prompt = [.. Enumerable.Range(20, 30)];
+
+        GeneratedText ours = new TextGenerator(model).Generate(prompt, new GenerationOptions { MaxTokens = 40, IgnoreEos = true }, cancellation: TestContext.Current.CancellationToken);
+
+        JsonNode result = llama.Generate(new { model = file, prompt, tokens = 40, context = 128 });
+        Assert.Equal(ours.TokenIds, Ids(result["tokens"]));
+    }
+
     [Fact]
     public void A_trained_model_says_the_same_and_its_tokenizer_cuts_the_same()
     {

@@ -49,7 +49,7 @@ internal static class GgufArchitectures
         ClassName = "MixtralForCausalLM",
         Tensors = [.. Ends(), .. Attention(interleaved: true), .. ExpertMlp("block_sparse_moe", "w1", "w3", "w2"), .. PreNorms()],
         Fields = [.. Standard(RmsEpsilon), new("num_local_experts", "expert_count"), new("num_experts_per_tok", "expert_used_count")],
-        ReadMore = null,
+        ReadMore = Mistral.ReadMore,
         WriteMore = Mistral.WriteMore,
     };
 
@@ -96,7 +96,7 @@ internal static class GgufArchitectures
         ClassName = "OlmoeForCausalLM",
         Tensors = [.. Ends(), .. Attention(), .. HeadNorms(), .. ExpertMlp("mlp", "gate_proj", "up_proj", "down_proj"), .. PreNorms()],
         Fields = [.. Standard(RmsEpsilon), new("num_experts", "expert_count") { Alias = "num_local_experts" }, new("num_experts_per_tok", "expert_used_count")],
-        Constants = new Dictionary<string, JsonNode?> { ["hidden_act"] = "silu", ["norm_topk_prob"] = false, ["clip_qkv"] = null },
+        Constants = new Dictionary<string, JsonNode?> { ["hidden_act"] = "silu", ["norm_topk_prob"] = false, ["clip_qkv"] = null, ["attention_bias"] = false },
     };
 
     private static readonly GgufArchitecture Gemma = new()
@@ -106,7 +106,7 @@ internal static class GgufArchitectures
         ClassName = "GemmaForCausalLM",
         Tensors = [.. Ends(PlusOne), .. Attention(), .. GatedMlp(), .. PreNorms(PlusOne)],
         Fields = Standard(RmsEpsilon),
-        Constants = GeluTanh,
+        Constants = WithoutBias(GeluTanh),
         HeadSizeKey = "head_dim",
     };
 
@@ -117,7 +117,7 @@ internal static class GgufArchitectures
         ClassName = "Gemma2ForCausalLM",
         Tensors = [.. Ends(PlusOne), .. Attention(), .. GatedMlp(), .. SandwichNorms(PlusOne)],
         Fields = [.. Standard(RmsEpsilon), new("attn_logit_softcapping", "attn_logit_softcapping", Number, false), new("final_logit_softcapping", "final_logit_softcapping", Number, false)],
-        Constants = Constant("hidden_activation", "gelu_pytorch_tanh"),
+        Constants = WithoutBias(Constant("hidden_activation", "gelu_pytorch_tanh")),
         ReadMore = (metadata, config) =>
         {
             ReadQueryScale(metadata, config, bigModelLayers: 46);
@@ -230,7 +230,7 @@ internal static class GgufArchitectures
             new("n_positions", "context_length"), new("n_embd", "embedding_length"), new("n_layer", "block_count"), new("n_head", "attention.head_count"),
             new("n_inner", "feed_forward_length", IsRequired: false), new("layer_norm_epsilon", "attention.layer_norm_epsilon", Number),
         ],
-        Constants = Constant("activation_function", "gelu_new"),
+        Constants = new Dictionary<string, JsonNode?> { ["activation_function"] = "gelu_new", ["scale_attn_weights"] = true, ["scale_attn_by_inverse_layer_idx"] = false },
         HasRope = false,
         WriteMore = (config, writer) => writer.Set(".feed_forward_length", config.IntegerOrNull("n_inner") ?? (4 * config.Integer("n_embd"))),
     };
@@ -251,7 +251,7 @@ internal static class GgufArchitectures
         [
             .. Standard(LayerEpsilon("layer_norm_eps")).Where(f => f.HuggingFace != "num_key_value_heads"), new("use_parallel_residual", "use_parallel_residual", Flag),
         ],
-        Constants = Constant("hidden_act", "gelu"),
+        Constants = new Dictionary<string, JsonNode?> { ["hidden_act"] = "gelu", ["attention_bias"] = true },
         PartialRotary = true,
         ReadMore = (_, config) =>
         {
@@ -310,7 +310,7 @@ internal static class GgufArchitectures
         // Its norms have no weights.
         Tensors = [new("token_embd", "model.embed_tokens"), new("output", "lm_head"), .. Attention(interleaved: true), .. GatedMlp()],
         Fields = [.. Standard(RmsEpsilon).Where(f => f != RmsEpsilon), new("clip_qkv", "attention.clamp_kqv", Number, false)],
-        Constants = Silu,
+        Constants = WithoutBias(Silu),
         WriteMore = (_, writer) => writer.Set(".attention.layer_norm_epsilon", 1e-5),
     };
 
@@ -321,7 +321,7 @@ internal static class GgufArchitectures
         ClassName = "Olmo2ForCausalLM",
         Tensors = [.. Ends(), .. Attention(), .. HeadNorms(), .. GatedMlp(), .. PostNorms()],
         Fields = Standard(RmsEpsilon),
-        Constants = Silu,
+        Constants = WithoutBias(Silu),
     };
 
     private static readonly GgufArchitecture Olmo3 = Olmo2 with
@@ -379,7 +379,7 @@ internal static class GgufArchitectures
             InBlock("ffn_down_exps", "model.layers.{i}.block_sparse_moe.output_linear"),
         ],
         Fields = [.. Granite.Fields, new("num_local_experts", "expert_count"), new("num_experts_per_tok", "expert_used_count")],
-        ReadMore = null,
+        ReadMore = (metadata, config) => config["attention_bias"] = HasTensor(metadata, "blk.0.attn_q.bias"),
     };
 
     private static readonly GgufArchitecture Cohere2 = new()
@@ -392,7 +392,7 @@ internal static class GgufArchitectures
             new("token_embd", "model.embed_tokens"), new("output_norm", "model.norm"), .. Attention(), .. GatedMlp(), InBlock("attn_norm", "model.layers.{i}.input_layernorm"),
         ],
         Fields = [.. Standard(LayerEpsilon("layer_norm_eps")), new("logit_scale", "logit_scale", Number)],
-        Constants = Silu,
+        Constants = WithoutBias(Silu),
         HeadSizeKey = "head_dim",
         ReadMore = (metadata, config) => GgufLayerTypes.Read(metadata, config, 4),
         WriteMore = (config, writer) => GgufLayerTypes.Write(config, writer, 4),
@@ -423,6 +423,11 @@ internal static class GgufArchitectures
         Constants = Constant("hidden_act", "relu2"),
         HeadSizeKey = "head_dim",
         PartialRotary = true,
+        ReadMore = (metadata, config) =>
+        {
+            config["attention_bias"] = HasTensor(metadata, "blk.0.attn_q.bias");
+            config["mlp_bias"] = HasTensor(metadata, "blk.0.ffn_down.bias");
+        },
     };
 
     private static readonly GgufArchitecture Glm4 = new()
@@ -523,6 +528,9 @@ internal static class GgufArchitectures
     ];
 
     private static Dictionary<string, JsonNode?> Constant(string key, string value) => new() { [key] = value };
+
+    // Tensors of biases would be left over where llama.cpp's graph has no place for them.
+    private static Dictionary<string, JsonNode?> WithoutBias(IReadOnlyDictionary<string, JsonNode?> constants) => new(constants) { ["attention_bias"] = false };
 
     private static bool HasTensor(GgufModelMetadata metadata, string name) => metadata.File.Tensors.ContainsKey(name);
 

@@ -51,6 +51,11 @@ internal static class GgufRope
         int headSize = config.HeadSize(architecture);
         (double theta, JsonObject scaling, double partial) = Parameters(config);
         int rotated = (int)(headSize * partial);
+        if (rotated != headSize && !architecture.PartialRotary)
+        {
+            throw new LoraSharpException($"{config.Location}: the model cannot be exported to GGUF: partial_rotary_factor is {partial}, llama.cpp's {architecture.Name} rotates whole heads.");
+        }
+
         writer.Set(".rope.dimension_count", rotated);
         writer.Set(".rope.freq_base", theta);
         string type = (string?)scaling["rope_type"] ?? (string?)scaling["type"] ?? "default";
@@ -65,10 +70,22 @@ internal static class GgufRope
                 writer.Set(".rope.scaling.factor", Need("factor"));
                 return [];
             case "yarn":
+                if (scaling["truncate"] is JsonValue truncate && truncate.TryGetValue(out bool whole) && !whole)
+                {
+                    throw new LoraSharpException($"{config.Location}: the model cannot be exported to GGUF: yarn's truncate is false, llama.cpp rounds the bounds of the ramp.");
+                }
+
+                double factor = config.Number(scaling, "factor") ?? ((double)config.Integer("max_position_embeddings") / original);
                 writer.Set(".rope.scaling.type", "yarn");
-                writer.Set(".rope.scaling.factor", Need("factor"));
+                writer.Set(".rope.scaling.factor", factor);
                 writer.Set(".rope.scaling.original_context_length", original);
-                WriteOptional("attention_factor", ".rope.scaling.attn_factor");
+                double attention = YarnAttention(config, scaling, factor);
+                if (attention != YarnTemperature(factor))
+                {
+                    // llama.cpp multiplies the usual temperature by it.
+                    writer.Set(".rope.scaling.attn_factor", attention / YarnTemperature(factor));
+                }
+
                 WriteOptional("beta_fast", ".rope.scaling.yarn_beta_fast");
                 WriteOptional("beta_slow", ".rope.scaling.yarn_beta_slow");
                 return [];
@@ -134,7 +151,11 @@ internal static class GgufRope
                 return factor is 0 or 1 ? null : new JsonObject { ["rope_type"] = "linear", ["factor"] = factor };
             case "yarn":
                 var yarn = new JsonObject { ["rope_type"] = "yarn", ["factor"] = metadata.NumberOrNull("rope.scaling.factor") ?? 1.0, ["original_max_position_embeddings"] = original ?? context };
-                Optional(yarn, "attention_factor", "rope.scaling.attn_factor");
+                if (metadata.NumberOrNull("rope.scaling.attn_factor") is { } share and not 1)
+                {
+                    yarn["attention_factor"] = share * YarnTemperature((double)yarn["factor"]!);
+                }
+
                 Optional(yarn, "beta_fast", "rope.scaling.yarn_beta_fast");
                 Optional(yarn, "beta_slow", "rope.scaling.yarn_beta_slow");
                 return yarn;
@@ -150,6 +171,16 @@ internal static class GgufRope
             }
         }
     }
+
+    /// <summary>YaRN's factor on cosines and sines as transformers resolves it; the two 'mscale's are DeepSeek's.</summary>
+    private static double YarnAttention(GgufModelConfig config, JsonObject scaling, double factor) =>
+        config.Number(scaling, "attention_factor")
+        ?? (config.Number(scaling, "mscale") is { } one and not 0 && config.Number(scaling, "mscale_all_dim") is { } all and not 0
+            ? YarnTemperature(factor, one) / YarnTemperature(factor, all)
+            : YarnTemperature(factor));
+
+    /// <summary>YaRN (Peng et al. 2023, section 3.4): 0.1·m·ln(s) + 1.</summary>
+    private static double YarnTemperature(double factor, double mscale = 1) => factor <= 1 ? 1 : (0.1 * mscale * Math.Log(factor)) + 1;
 
     /// <summary>LongRoPE (Ding et al. 2024, §3): √(1 + ln(s)/ln(L)).</summary>
     private static double LongRopeAttention(int context, int original)

@@ -1,5 +1,4 @@
 using System.Runtime.InteropServices;
-using System.Runtime.Intrinsics;
 using LoraSharp.Tensors.Interop;
 using static TorchSharp.torch;
 
@@ -105,7 +104,7 @@ internal static unsafe class DecodeAttention
             float sink = largest;
             for (long t = 0; t < Tokens; t++)
             {
-                float score = Dot(q, keys + (t * Size * T.Size));
+                float score = HeadVectors<T>.Dot(q, keys + (t * Size * T.Size), Size);
                 if (Settings.SoftCap != 0)
                 {
                     score = MathF.Tanh(score / Settings.SoftCap) * Settings.SoftCap;
@@ -115,71 +114,17 @@ internal static unsafe class DecodeAttention
                 largest = MathF.Max(largest, score);
             }
 
-            float total = Exponentiate(scores, largest) + (Sinks is null ? 0 : MathF.Exp(sink - largest));
+            float total = HeadVectors<T>.Exponentiate(scores, Tokens, largest) + (Sinks is null ? 0 : MathF.Exp(sink - largest));
             new Span<float>(sum, (int)ValueSize).Clear();
             for (long t = 0; t < Tokens; t++)
             {
-                Add(sum, scores[t], values + (t * ValueSize * T.Size));
+                HeadVectors<T>.Add(sum, scores[t], values + (t * ValueSize * T.Size), ValueSize);
             }
 
             float scale = 1 / total;
             for (long i = 0; i < ValueSize; i++)
             {
                 T.Set(Y, (head * ValueSize) + i, sum[i] * scale);
-            }
-        }
-
-        private readonly float Dot(float* q, byte* key)
-        {
-            Vector512<float> sum = default;
-            long i = 0;
-            for (; i + 16 <= Size; i += 16)
-            {
-                sum = Vector512.FusedMultiplyAdd(Vector512.Load(q + i), T.Load(key, i), sum);
-            }
-
-            float total = Vector512.Sum(sum);
-            for (; i < Size; i++)
-            {
-                total += q[i] * T.Get(key, i);
-            }
-
-            return total;
-        }
-
-        private readonly float Exponentiate(float* scores, float largest)
-        {
-            Vector512<float> sums = default, top = Vector512.Create(largest);
-            long t = 0;
-            for (; t + 16 <= Tokens; t += 16)
-            {
-                Vector512<float> e = Vector512.Exp(Vector512.Load(scores + t) - top);
-                e.Store(scores + t);
-                sums += e;
-            }
-
-            float total = Vector512.Sum(sums);
-            for (; t < Tokens; t++)
-            {
-                scores[t] = MathF.Exp(scores[t] - largest);
-                total += scores[t];
-            }
-
-            return total;
-        }
-
-        private readonly void Add(float* sum, float weight, byte* value)
-        {
-            Vector512<float> weights = Vector512.Create(weight);
-            long i = 0;
-            for (; i + 16 <= ValueSize; i += 16)
-            {
-                Vector512.FusedMultiplyAdd(weights, T.Load(value, i), Vector512.Load(sum + i)).Store(sum + i);
-            }
-
-            for (; i < ValueSize; i++)
-            {
-                sum[i] += weight * T.Get(value, i);
             }
         }
     }

@@ -1,5 +1,4 @@
 using System.Runtime.InteropServices;
-using System.Runtime.Intrinsics;
 using LoraSharp.Tensors.Interop;
 using static TorchSharp.torch;
 
@@ -127,7 +126,7 @@ internal static unsafe class PagedAttentionKernel
             float sink = largest;
             for (int t = first; t < row.Length; t++)
             {
-                float score = Dot(q, Keys + (((Slot(table, t) * Heads) + source) * Size * T.Size));
+                float score = HeadVectors<T>.Dot(q, Keys + (((Slot(table, t) * Heads) + source) * Size * T.Size), Size);
                 if (Settings.SoftCap != 0)
                 {
                     score = MathF.Tanh(score / Settings.SoftCap) * Settings.SoftCap;
@@ -137,11 +136,11 @@ internal static unsafe class PagedAttentionKernel
                 largest = MathF.Max(largest, score);
             }
 
-            float total = Exponentiate(scores, row.Length - first, largest) + (Sinks is null ? 0 : MathF.Exp(sink - largest));
+            float total = HeadVectors<T>.Exponentiate(scores, row.Length - first, largest) + (Sinks is null ? 0 : MathF.Exp(sink - largest));
             new Span<float>(sum, (int)ValueSize).Clear();
             for (int t = first; t < row.Length; t++)
             {
-                Add(sum, scores[t - first], Values + (((Slot(table, t) * Heads) + source) * ValueSize * T.Size));
+                HeadVectors<T>.Add(sum, scores[t - first], Values + (((Slot(table, t) * Heads) + source) * ValueSize * T.Size), ValueSize);
             }
 
             float scale = 1 / total;
@@ -153,59 +152,5 @@ internal static unsafe class PagedAttentionKernel
         }
 
         private readonly long Slot(int* table, int token) => ((long)table[token / BlockSize] * BlockSize) + (token % BlockSize);
-
-        private readonly float Dot(float* q, byte* key)
-        {
-            Vector512<float> sum = default;
-            long i = 0;
-            for (; i + 16 <= Size; i += 16)
-            {
-                sum = Vector512.FusedMultiplyAdd(Vector512.Load(q + i), T.Load(key, i), sum);
-            }
-
-            float total = Vector512.Sum(sum);
-            for (; i < Size; i++)
-            {
-                total += q[i] * T.Get(key, i);
-            }
-
-            return total;
-        }
-
-        private static float Exponentiate(float* scores, int count, float largest)
-        {
-            Vector512<float> sums = default, top = Vector512.Create(largest);
-            int t = 0;
-            for (; t + 16 <= count; t += 16)
-            {
-                Vector512<float> e = Vector512.Exp(Vector512.Load(scores + t) - top);
-                e.Store(scores + t);
-                sums += e;
-            }
-
-            float total = Vector512.Sum(sums);
-            for (; t < count; t++)
-            {
-                scores[t] = MathF.Exp(scores[t] - largest);
-                total += scores[t];
-            }
-
-            return total;
-        }
-
-        private readonly void Add(float* sum, float weight, byte* value)
-        {
-            Vector512<float> weights = Vector512.Create(weight);
-            long i = 0;
-            for (; i + 16 <= ValueSize; i += 16)
-            {
-                Vector512.FusedMultiplyAdd(weights, T.Load(value, i), Vector512.Load(sum + i)).Store(sum + i);
-            }
-
-            for (; i < ValueSize; i++)
-            {
-                sum[i] += weight * T.Get(value, i);
-            }
-        }
     }
 }

@@ -1,6 +1,4 @@
-using LoraSharp.Formats;
-
-namespace LoraSharp.Adapters;
+namespace LoraSharp.Formats;
 
 /// <summary>A folder that appears under its name only when everything in it is written.</summary>
 internal static class OutputFolder
@@ -14,6 +12,10 @@ internal static class OutputFolder
         }
     }
 
+    /// <summary>Writes everything under another name, then renames.</summary>
+    /// <param name="folder">Its name when it is whole; must not exist, or be empty.</param>
+    /// <param name="write">Given the folder to fill.</param>
+    /// <exception cref="LoraSharpException">It holds something, or the disk does not take it.</exception>
     public static void Write(string folder, Action<string> write)
     {
         RequireFree(folder);
