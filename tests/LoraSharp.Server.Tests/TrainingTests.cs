@@ -130,6 +130,7 @@ public sealed class TrainingTests : IDisposable
         ["name"] = name,
         ["recipe"] = new JsonObject
         {
+            ["model"] = "base",
             ["data"] = new JsonObject { ["train"] = "rows.jsonl" },
             ["adapter"] = new JsonObject { ["rank"] = 4 },
             ["training"] = new JsonObject { ["max_steps"] = steps, ["batch_size"] = 2, ["gradient_accumulation"] = 1, ["warmup_steps"] = 0, ["learning_rate"] = 1e-3 },

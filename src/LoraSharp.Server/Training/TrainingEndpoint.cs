@@ -19,7 +19,7 @@ internal sealed class TrainingEndpoint(ServedModel model, ServerOptions options,
             throw new ApiError(StatusCodes.Status403Forbidden, "This server does not train over HTTP: start it with --training-folder DIR, where data is read and runs are written.", null, "training_off");
         }
 
-        var request = TrainingRequest.Read(body, folder, desk.Model);
+        var request = TrainingRequest.Read(body, folder, desk.Model, options.ModelName);
         _ = adapters.NewName(request.Name, "name");
         TrainingJob job;
         try

@@ -20,8 +20,9 @@ internal sealed record TrainingRequest(Recipe Recipe, string Name, double Share)
     /// <param name="body">The request's.</param>
     /// <param name="folder">Below which data is read and runs are written.</param>
     /// <param name="model">Where the served base lies.</param>
+    /// <param name="served">What requests call the served base; a recipe may do so too.</param>
     /// <exception cref="ApiError">400 with every fault.</exception>
-    public static TrainingRequest Read(RequestBody body, string folder, string model)
+    public static TrainingRequest Read(RequestBody body, string folder, string model, string served)
     {
         string name = body.Text("name") ?? throw ApiError.Invalid("name", "name is missing: what requests will call the adapter, and the run's folder.");
         double share = body.Number("share", 0, 1) ?? UsualShare;
@@ -39,7 +40,7 @@ internal sealed record TrainingRequest(Recipe Recipe, string Name, double Share)
         Recipe? recipe = Parse(body, name, model, faults);
         if (recipe is not null)
         {
-            recipe = Confine(recipe, folder, name, faults);
+            recipe = Confine(recipe.Model == served ? recipe with { Model = model } : recipe, folder, name, faults);
         }
 
         return faults.Count == 0 ? new TrainingRequest(recipe!, name, share)
