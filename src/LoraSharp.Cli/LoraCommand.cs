@@ -2,7 +2,6 @@ using System.CommandLine;
 using System.CommandLine.Invocation;
 using LoraSharp.Cli.Commands;
 using LoraSharp.Formats;
-using LoraSharp.Recipes;
 
 namespace LoraSharp.Cli;
 

@@ -67,14 +67,14 @@ public sealed partial record MemoryForecast
     public static MemoryForecast Of(Recipe recipe, string? recipeFolder = null)
     {
         ArgumentNullException.ThrowIfNull(recipe);
-        var run = new FineTuneRun(recipe, recipeFolder);
-        using ModelSource source = EngineSetup.OpenModel(run.Model);
+        var settings = new RecipeSettings(recipe, recipeFolder);
+        using ModelSource source = EngineSetup.OpenModel(settings.Model);
         DecoderConfig config = DecoderConfig.Read(source.Config, source.Location, recipe.ModelType);
-        EngineOptions engine = run.Engine(recipe.Method == "full");
+        EngineOptions engine = settings.Engine(recipe.Method == "full");
         int compute = engine.DType == "bfloat16" ? 2 : 4;
         TensorInfo[] all = [.. source.Tensors.Tensors.Values];
         TensorInfo[] matrices = [.. all.Where(t => t.Shape.Count == 2 && InBlock().IsMatch(t.Name) && t.Name.EndsWith(".weight", StringComparison.Ordinal))];
-        (int rows, int length) = LargestBatch(recipe, run, config.VocabularySize);
+        (int rows, int length) = LargestBatch(recipe, settings, config.VocabularySize);
         long tokens = (long)rows * length;
         double perToken = ActivationMemory.BytesPerToken(matrices.Select(m => (m.Shape[0], m.Shape[1])), config.Layers.Count, config.HiddenSize, compute, recipe.Method != "full");
         bool recomputes = recipe.Training.GradientCheckpointing switch
@@ -87,17 +87,17 @@ public sealed partial record MemoryForecast
         {
             Runtime = Process + (TokenizerEntry * config.VocabularySize),
             Base = BaseMemory.Bytes(source, matrices, engine.Quantization, compute, trainsBase: recipe.Method == "full"),
-            Trained = TrainedBytes(recipe, run, all, matrices, compute),
+            Trained = TrainedBytes(recipe, settings, all, matrices, compute),
             Activations = (long)((recomputes ? ActivationMemory.Recomputed(perToken, config.Layers.Count, config.HiddenSize, compute, tokens) : perToken * tokens) * (recipe.Training.ReuseMemory ? 1 + (compute == sizeof(float) ? GapsFloat32 : GapsBfloat16) : 1)),
             Logits = LogitBytes(recipe, config, tokens, compute),
             Rows = rows,
             Length = length,
             Recomputes = recomputes,
-            Gpu = recipe.Method == "full" ? null : OnGpu(recipe, run, source, matrices, config, rows, length),
+            Gpu = recipe.Method == "full" ? null : OnGpu(recipe, settings, source, matrices, config, rows, length),
         };
     }
 
-    private static GpuMemoryForecast? OnGpu(Recipe recipe, FineTuneRun run, ModelSource source, TensorInfo[] matrices, DecoderConfig config, int rows, int length)
+    private static GpuMemoryForecast? OnGpu(Recipe recipe, RecipeSettings settings, ModelSource source, TensorInfo[] matrices, DecoderConfig config, int rows, int length)
     {
         const int Compute = 2;
         TensorInfo[] all = [.. source.Tensors.Tensors.Values];
@@ -106,7 +106,7 @@ public sealed partial record MemoryForecast
             return null;
         }
 
-        QuantizationOptions? quantization = run.Engine(full: false).Quantization;
+        QuantizationOptions? quantization = settings.Engine(full: false).Quantization;
         TrainingRecipe t = recipe.Training;
         bool packed = recipe.Data.Packing;
         bool fits = packed && t is { FusedStep: "auto", LabelSmoothing: 0, ZLoss: 0, NeftuneAlpha: 0 } && recipe.Adapter is { Dropout: 0, RankDropout: 0, Dora: false } && recipe.Adapter.ModulesToSave.Count == 0;
@@ -116,16 +116,16 @@ public sealed partial record MemoryForecast
         {
             Fused = fits ? GpuMemoryForecast.FusedBytes(shape, recipe.Adapter.Rank, quantization, (long)fullRows * fullLength, t.GradientCheckpointing == "on", packed: true) : null,
             Plain = GpuMemoryForecast.PlainBytes(
-                BaseMemory.Bytes(source, matrices, quantization, Compute, onCpu: false), TrainedBytes(recipe, run, all, matrices, Compute), perToken, shape, fullRows, fullLength, t.GradientCheckpointing == "on", packed,
+                BaseMemory.Bytes(source, matrices, quantization, Compute, onCpu: false), TrainedBytes(recipe, settings, all, matrices, Compute), perToken, shape, fullRows, fullLength, t.GradientCheckpointing == "on", packed,
                 LogitBytes(recipe, config, (long)fullRows * fullLength, Compute)),
         };
     }
 
-    private static (int Rows, int Length) LargestBatch(Recipe recipe, FineTuneRun run, long vocabulary)
+    private static (int Rows, int Length) LargestBatch(Recipe recipe, RecipeSettings settings, long vocabulary)
     {
-        ModelLanguage language = ModelLanguage.Open(run.Model);
-        using TrainingData data = TrainingData.Load(run.Data() with { VocabularySize = vocabulary }, language.Tokenizer, language.ChatTemplate?.Renderer());
-        using IBatchSource source = FineTuneRun.Planner(data, run.Batches(null, data));
+        ModelLanguage language = ModelLanguage.Open(settings.Model);
+        using TrainingData data = TrainingData.Load(settings.Data() with { VocabularySize = vocabulary }, language.Tokenizer, language.ChatTemplate?.Renderer());
+        using IBatchSource source = data.Plan(settings.Batches(null, data, recipe.Grpo.Reward != "none"));
         (int Rows, int Length) largest = (0, 0);
         for (int step = 0; step < StepsLookedAt && source.NextStep() is { Count: > 0 } batches; step++)
         {
@@ -140,10 +140,10 @@ public sealed partial record MemoryForecast
         return largest;
     }
 
-    private static long TrainedBytes(Recipe recipe, FineTuneRun run, TensorInfo[] all, TensorInfo[] matrices, int compute)
+    private static long TrainedBytes(Recipe recipe, RecipeSettings settings, TensorInfo[] all, TensorInfo[] matrices, int compute)
     {
         bool full = recipe.Method == "full";
-        long numbers = full ? all.Sum(t => t.Count) : AdapterNumbers(run.Adapter(), matrices) + all.Where(t => recipe.Adapter.ModulesToSave.Any(m => t.Name.Contains(m, StringComparison.Ordinal))).Sum(t => t.Count);
+        long numbers = full ? all.Sum(t => t.Count) : AdapterNumbers(settings.Adapter(), matrices) + all.Where(t => recipe.Adapter.ModulesToSave.Any(m => t.Name.Contains(m, StringComparison.Ordinal))).Sum(t => t.Count);
         // Of full fine-tuning the weights are the base itself; in low precision each has a float32 master and a second gradient.
         long weights = !full ? sizeof(float) * numbers : compute < sizeof(float) ? (sizeof(float) + compute) * numbers : 0;
         long state = recipe.Training.Optimizer switch

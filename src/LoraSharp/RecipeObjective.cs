@@ -50,6 +50,11 @@ internal sealed class RecipeObjective(Recipe recipe, LoadedModel loaded, Trainer
         }
 
         string loss = p.Loss != "none" ? p.Loss : kind == ExampleKind.Kto ? "kto" : "dpo";
+        if (p.Loss == "none")
+        {
+            notes($"the rows are of the kind {kind}, so they are learned from by preference.loss: {loss}.");
+        }
+
         if ((loss == "kto") != (kind == ExampleKind.Kto))
         {
             throw new LoraSharpException($"preference.loss is {loss}, but the rows are of the kind {kind}. kto learns from single answers with a label, the others from pairs of chosen and rejected.");

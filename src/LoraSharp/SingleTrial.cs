@@ -1,5 +1,6 @@
 using LoraSharp.Adapters;
 using LoraSharp.Layers;
+using LoraSharp.Recipes;
 using LoraSharp.Training;
 using LoraSharp.Training.Data;
 using LoraSharp.Training.Loss;
@@ -8,11 +9,11 @@ using LoraSharp.Training.Sweeps;
 namespace LoraSharp;
 
 /// <summary>Trains a trial by itself, as <see cref="FineTuneRun"/> would, on a model and rows that are there already.</summary>
-/// <param name="run">Knows the recipe.</param>
+/// <param name="recipe">What all trials share.</param>
 /// <param name="data">The rows.</param>
 /// <param name="batches">How they are put together.</param>
 /// <param name="notes">Told why the fused step does not fit on a GPU.</param>
-internal sealed class SingleTrial(FineTuneRun run, TrainingData data, BatchOptions batches, Action<string>? notes)
+internal sealed class SingleTrial(Recipe recipe, TrainingData data, BatchOptions batches, Action<string>? notes)
 {
     /// <summary>Trains; a trial's adapter stays on the model, selected.</summary>
     /// <param name="loaded">The base; for a full fine-tuning one whose weights train.</param>
@@ -23,12 +24,12 @@ internal sealed class SingleTrial(FineTuneRun run, TrainingData data, BatchOptio
     {
         LoraAdapter? adapter = trial.Adapter is { } options ? loaded.Adapters.Create(options, trial.Training.Seed, trial.Name) : null;
         IReadOnlyList<NamedTensor> trainable = adapter is null ? [.. loaded.Model.Parameters.DistinctBy(p => p.Name)] : [.. adapter.Tensors];
-        using IBatchSource source = FineTuneRun.Planner(data, batches);
-        ITrainingObjective objective = run.LanguageModeling(loaded, adapter, trial.Training, batches, notes);
+        using IBatchSource source = data.Plan(batches);
+        ITrainingObjective objective = new RecipeObjective(recipe, loaded, trial.Training, batches).LanguageModeling(adapter, notes);
         using var buffers = objective as IDisposable;
         var record = new TrialRecord(progress);
         using var trainer = new Trainer(
-            new TrainingSetup { Objective = objective, Trainable = trainable, Batches = source, Validation = FineTuneRun.Validation(data, batches), Observers = [record] },
+            new TrainingSetup { Objective = objective, Trainable = trainable, Batches = source, Validation = data.PlanValidation(batches), Observers = [record] },
             trial.Training);
         string? fault = null;
         try

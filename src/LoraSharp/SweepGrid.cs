@@ -34,7 +34,7 @@ internal static class SweepGrid
                 sweep.Variants.Count > 0 ? variant : null,
                 new SweepTrial(
                     Name(sweep, variant, rank, alpha, chosen, rate),
-                    adapter with { Rank = rank, Alpha = alpha, Targets = FineTuneRun.Selector(chosen) },
+                    adapter with { Rank = rank, Alpha = alpha, Targets = RecipeSettings.Selector(chosen) },
                     training with { LearningRate = rate })
                 { Targets = chosen.ToString(), Variant = variant });
         return

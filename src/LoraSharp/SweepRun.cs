@@ -19,7 +19,7 @@ namespace LoraSharp;
 public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
 {
     private readonly List<TrialReport> _done = [];
-    private readonly FineTuneRun _run = new(recipe, recipeFolder);
+    private readonly RecipeSettings _settings = new(recipe, recipeFolder);
     private readonly long _started = TimeProvider.System.GetTimestamp();
 
     /// <summary>Trains, measures and writes.</summary>
@@ -32,12 +32,12 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
         ThrowIfUnfit();
         HostAllocator.KeepBlocks();
         var folder = new SweepFolder(recipe);
-        using LoadedModel loaded = EngineSetup.Load(_run.Engine(full: false));
+        using LoadedModel loaded = EngineSetup.Load(_settings.Engine(full: false));
         using TrainingData data = LoadData(loaded, notes, cancellation);
-        using SweepTest? test = recipe.Sweep.Test is { } path ? SweepTest.Load(recipe.Sweep, _run.Data(), _run.Resolve(path), loaded) : null;
-        BatchOptions batches = _run.Batches(loaded, data);
+        using SweepTest? test = recipe.Sweep.Test is { } path ? SweepTest.Load(recipe.Sweep, _settings.Data(), _settings.Resolve(path), loaded) : null;
+        BatchOptions batches = _settings.Batches(loaded, data, learnsFromRewards: false);
         TrainerOptions options = Options(data, batches);
-        IReadOnlyList<SweepTrial> trials = SweepGrid.Trials(recipe.Sweep, _run.Adapter(), recipe.Adapter.Targets, options);
+        IReadOnlyList<SweepTrial> trials = SweepGrid.Trials(recipe.Sweep, _settings.Adapter(), recipe.Adapter.Targets, options);
         SweepTrial[] adapters = [.. trials.Where(t => !t.IsFull)];
         var context = new Context(folder, data, batches, options, test, trials.Count, progress, notes, cancellation);
         if (TrainsTogether(loaded, adapters[0], batches, options))
@@ -56,7 +56,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
         loaded.Dispose();
         foreach (SweepTrial trial in trials.Where(t => t.IsFull).TakeWhile(_ => !cancellation.IsCancellationRequested))
         {
-            using LoadedModel fresh = EngineSetup.Load(_run.Engine(full: true));
+            using LoadedModel fresh = EngineSetup.Load(_settings.Engine(full: true));
             Alone(context, fresh, trial);
         }
 
@@ -90,7 +90,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
 
     private TrainingData LoadData(LoadedModel loaded, Action<string>? notes, CancellationToken cancellation)
     {
-        TrainingData data = TrainingData.Load(_run.Data() with { VocabularySize = loaded.Model.Config.VocabularySize }, loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation);
+        TrainingData data = TrainingData.Load(_settings.Data() with { VocabularySize = loaded.Model.Config.VocabularySize }, loaded.TokenizerOrNull, loaded.ChatRenderer, cancellation: cancellation);
         foreach (string warning in data.Report.Warnings())
         {
             notes?.Invoke(warning);
@@ -108,8 +108,8 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
     // Trials share a schedule, so its length is settled before they begin.
     private TrainerOptions Options(TrainingData data, BatchOptions batches)
     {
-        using IBatchSource source = FineTuneRun.Planner(data, batches);
-        TrainerOptions options = _run.Options(source);
+        using IBatchSource source = data.Plan(batches);
+        TrainerOptions options = _settings.Options(source);
         return options.MaxSteps > 0 ? options : options with { MaxSteps = source.TotalSteps ?? (long)Math.Ceiling(options.Epochs * (source.StepsPerEpoch ?? 1)) };
     }
 
@@ -144,11 +144,11 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
         long started = TimeProvider.System.GetTimestamp();
         IReadOnlyList<TrialResult> results;
         using (var trainer = new SideBySideTrainer(loaded.Model, loaded.Adapters, trials, options))
-        using (IBatchSource source = FineTuneRun.Planner(context.Data, context.Batches))
+        using (IBatchSource source = context.Data.Plan(context.Batches))
         {
             results = trainer.Run(
                 source,
-                FineTuneRun.Validation(context.Data, context.Batches),
+                context.Data.PlanValidation(context.Batches),
                 (step, loss) => context.Progress?.Invoke(new SweepProgress(null, 0, context.Trials, step, options.Steps, loss)),
                 context.Cancellation);
         }
@@ -164,7 +164,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
     private void Alone(Context context, LoadedModel loaded, SweepTrial trial)
     {
         long started = TimeProvider.System.GetTimestamp();
-        TrialResult result = new SingleTrial(_run, context.Data, context.Batches, context.Notes).Run(
+        TrialResult result = new SingleTrial(recipe, context.Data, context.Batches, context.Notes).Run(
             loaded,
             trial,
             step => context.Progress?.Invoke(new SweepProgress(trial.Name, _done.Count, context.Trials, step.Step, step.TotalSteps, step.Loss)),

@@ -72,7 +72,7 @@ public sealed class TrainingBesideServing : IBackgroundWork
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(recipe);
         ArgumentException.ThrowIfNullOrEmpty(name);
-        RequireSameBase(model, new FineTuneRun(recipe, recipeFolder).Model);
+        RequireSameBase(model, new RecipeSettings(recipe, recipeFolder).Model);
         TrainingBesideServing? work = null;
 
         // The run sees the cancellation itself, so that it can write its checkpoint.

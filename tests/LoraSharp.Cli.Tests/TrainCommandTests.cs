@@ -92,13 +92,35 @@ public sealed class TrainCommandTests : IDisposable
         Assert.DoesNotContain("   at ", run.Error, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("kto", """{"prompt": "a", "completion": "b", "label": "yes"}""", "rows.jsonl:1: 'label' must be true or false")]
+    [InlineData("kto", """{"prompt": "a", "chosen": "b", "rejected": "c"}""", "expected a row of format kto, which preference.loss: kto learns from")]
+    [InlineData("dpo", """{"prompt": "a", "completion": "b"}""", "expected a row of format preference, which preference.loss: dpo learns from, with 'chosen'")]
+    [InlineData("none", """{"messages": [{"role": "user", "content": "a"}, {"role": "asistant", "content": "b"}]}""", "rows.jsonl:1: message 1 has the role 'asistant'")]
+    [InlineData("none", """{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}""", "the assistant's message is empty (first: ")]
+    public async Task Rows_that_do_not_fit_the_method_are_one_error(string loss, string row, string expected)
+    {
+        CommandRun run = await _folder.TrainAsync(_folder.Write("rows.jsonl", row), "run", $"preference.loss={loss}");
+        Assert.Equal(1, run.ExitCode);
+        Assert.StartsWith("error: ", run.Error, StringComparison.Ordinal);
+        Assert.Contains(expected, run.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Columns_that_are_not_used_are_told()
+    {
+        CommandRun run = await _folder.TrainAsync(_folder.Write("rows.jsonl", """{"prompt": "a", "completion": "b", "label": "yes"}"""), "run");
+        Assert.Equal(0, run.ExitCode);
+        Assert.Contains("1 rows, read as prompt_completion; columns not used: label (for kto, label must be true or false).", run.Error, StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task Long_rows_are_cut_counted_and_said()
     {
         string data = _folder.Write("rows.jsonl", $$"""{"prompt": "a", "completion": "b"}""", $$"""{"prompt": "a", "completion": "{{string.Join(' ', Enumerable.Range(0, 200))}}"}""");
         CommandRun run = await _folder.TrainAsync(data, "run");
         Assert.Equal(0, run.ExitCode);
-        Assert.Contains("1 of 2 rows were longer than max_length and cut at the end", run.Error, StringComparison.Ordinal);
+        Assert.Contains("1 of 2 rows were longer than max_length and cut at the end; ", run.Error, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -29,10 +29,10 @@ internal static class DataCommand
             // Nothing is written, so a recipe need not say where.
             string? path = parsed.GetValue(recipe);
             Recipe read = RecipeReader.Read(path, [new("output", "preview"), .. parsed.GetValue(settings)!.Select(Setting)]);
-            var run = new FineTuneRun(read, path is null ? null : Path.GetDirectoryName(Path.GetFullPath(path)));
-            ModelLanguage language = ModelLanguage.Open(run.Model);
-            using TrainingData data = TrainingData.Load(run.Data(), language.Tokenizer, language.ChatTemplate?.Renderer());
-            BatchOptions batches = run.Batches(null, data);
+            var told = new RecipeSettings(read, path is null ? null : Path.GetDirectoryName(Path.GetFullPath(path)));
+            ModelLanguage language = ModelLanguage.Open(told.Model);
+            using TrainingData data = TrainingData.Load(told.Data(), language.Tokenizer, language.ChatTemplate?.Renderer());
+            BatchOptions batches = told.Batches(null, data, read.Grpo.Reward != "none");
             DataPreview preview = DataPreview.Of(data, batches, language.Tokenizer, Math.Max(0, parsed.GetValue(rows)));
             if (parsed.GetValue(json))
             {

@@ -87,6 +87,11 @@ internal static class ConversationParser
             throw fields.Fault($"the content of message {index} ({from}) must be text or a list of parts, found {DatasetReader.Kind(content)}.");
         }
 
+        if (source.ContainsKey("role") && MessageRoles.Meant(from) is { } meant)
+        {
+            throw fields.Fault($"message {index} has the role '{from}', which no chat template knows. Expected system, user, assistant or tool. Did you mean '{meant}'?");
+        }
+
         var message = new JsonObject
         {
             ["role"] = source.ContainsKey("role") ? from : RoleOf(from) ?? throw fields.Fault($"message {index} is from '{from}'. Expected human, gpt, system, function_call or observation."),

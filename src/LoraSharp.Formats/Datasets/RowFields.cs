@@ -5,7 +5,11 @@ using System.Text.Json.Nodes;
 namespace LoraSharp.Formats.Datasets;
 
 /// <summary>Reads the fields of one row by their canonical names, with errors that say where and what.</summary>
-internal sealed class RowFields(DatasetRow row, RowSchema schema, RowOrigin? detectedAt)
+/// <param name="row">The row.</param>
+/// <param name="schema">Which column is what.</param>
+/// <param name="detectedAt">The row that showed the format; null when the format was given.</param>
+/// <param name="because">What asked for the format where it was not the user by name, such as <c>preference.loss: kto</c>.</param>
+internal sealed class RowFields(DatasetRow row, RowSchema schema, RowOrigin? detectedAt, string? because = null)
 {
     public DatasetRow Row => row;
 
@@ -34,7 +38,8 @@ internal sealed class RowFields(DatasetRow row, RowSchema schema, RowOrigin? det
         JsonValue value when value.TryGetValue(out string? text) && bool.TryParse(text, out bool flag) => flag,
         JsonValue value when value.ToJsonString().Trim('"') is "0" or "1" => value.ToJsonString().Trim('"') == "1",
         null => throw Missing(field, "true or false"),
-        var other => throw Fault($"'{schema.Column(field)}' must be true or false, found {DatasetReader.Kind(other)}."),
+        JsonValue value => throw Fault($"'{schema.Column(field)}' must be true or false (or 1 or 0){Because}, found {value.ToJsonString()}."),
+        var other => throw Fault($"'{schema.Column(field)}' must be true or false{Because}, found {DatasetReader.Kind(other)}."),
     };
 
     public int[]? Integers(string field)
@@ -65,11 +70,16 @@ internal sealed class RowFields(DatasetRow row, RowSchema schema, RowOrigin? det
     public DatasetException Missing(string field, string kind)
     {
         string column = schema.Column(field);
-        string why = detectedAt is { } first && first != row.Origin ? $" as the first row ({first}) showed" : "";
+        bool unlikeFirst = detectedAt is { } first && first != row.Origin;
+        string why = unlikeFirst ? $" as the first row ({detectedAt}) showed" : Because;
+        string what = unlikeFirst ? "If files of several kinds are mixed, give them as separate sources under data.train."
+            : $"Name the columns where they are called otherwise (data.columns: {{ {field}: COLUMN }}), or change what asks for {schema.Format.Name()} rows ({because ?? "data.format"}).";
         return new DatasetException(row, row.Fields.ContainsKey(column)
             ? $"'{column}' is null. Expected {kind}."
-            : $"expected a row of format {schema.Format.Name()}{why}, with '{column}' ({kind}). Found {RowSchema.Listed(row)}. If files of several kinds are mixed, give them as separate sources under data.train.");
+            : $"expected a row of format {schema.Format.Name()}{why}, with '{column}' ({kind}). Found {RowSchema.Listed(row)}. {what}");
     }
+
+    private string Because => because is null ? "" : $", which {because} learns from";
 
     // CSV cells and some published sets hold lists as JSON text. Only what can be nothing else is taken for it: an answer
     // that happens to be JSON is an answer.

@@ -11,6 +11,7 @@ public sealed class RowParser
 {
     private readonly DatasetFormat _format;
     private readonly IReadOnlyDictionary<string, string>? _columns;
+    private readonly string? _because;
     private readonly FieldTemplate? _prompt;
     private readonly FieldTemplate? _completion;
     private RowOrigin _first;
@@ -20,8 +21,10 @@ public sealed class RowParser
     /// <param name="columns">Columns that are called otherwise, field → column.</param>
     /// <param name="promptTemplate">Makes the prompt of the row's columns in braces, e.g. <c>"Q: {question}\nA:"</c>.</param>
     /// <param name="completionTemplate">Makes the completion likewise.</param>
-    public RowParser(DatasetFormat format = DatasetFormat.Auto, IReadOnlyDictionary<string, string>? columns = null, string? promptTemplate = null, string? completionTemplate = null)
+    /// <param name="because">What asks for the format where the user did not name it, for errors: <c>preference.loss: kto</c>.</param>
+    public RowParser(DatasetFormat format = DatasetFormat.Auto, IReadOnlyDictionary<string, string>? columns = null, string? promptTemplate = null, string? completionTemplate = null, string? because = null)
     {
+        _because = because;
         _format = format;
         _columns = columns;
         _prompt = promptTemplate is null ? null : new FieldTemplate(promptTemplate);
@@ -30,6 +33,9 @@ public sealed class RowParser
 
     /// <summary>What the first row showed; null before it.</summary>
     public RowSchema? Schema { get; private set; }
+
+    /// <summary>Columns of the first row that mean nothing in its format; none where templates may name them.</summary>
+    public IReadOnlyList<string> UnusedColumns { get; private set; } = [];
 
     /// <summary>Understands a row.</summary>
     /// <exception cref="DatasetException">A field is missing or of another kind than the format needs.</exception>
@@ -40,9 +46,10 @@ public sealed class RowParser
             DatasetFormat format = _format == DatasetFormat.Auto && (_prompt is not null || _completion is not null) ? DatasetFormat.PromptCompletion : _format;
             Schema = RowSchema.Detect(row, format, _columns, _prompt is not null);
             _first = row.Origin;
+            UnusedColumns = _prompt is null && _completion is null ? Schema.Unused(row) : [];
         }
 
-        var fields = new RowFields(row, Schema, _format == DatasetFormat.Auto ? _first : null);
+        var fields = new RowFields(row, Schema, _format == DatasetFormat.Auto ? _first : null, _because);
         return Schema.Format switch
         {
             DatasetFormat.Text => new TextContent(fields.Text("text")),

@@ -18,6 +18,27 @@ public sealed record RowSchema(DatasetFormat Format, IReadOnlyDictionary<string,
     /// <summary>The column of a field.</summary>
     public string Column(string field) => Columns.TryGetValue(field, out string? column) ? column : field;
 
+    /// <summary>Columns of a row that mean nothing in this format.</summary>
+    public IReadOnlyList<string> Unused(DatasetRow row)
+    {
+        ArgumentNullException.ThrowIfNull(row);
+        string[] fields = Format switch
+        {
+            DatasetFormat.Text => ["text"],
+            DatasetFormat.PromptCompletion when row.Fields[Column("prompt")] is JsonArray => ["prompt", "completion", "references", .. OfConversation],
+            DatasetFormat.PromptCompletion => ["prompt", "completion", "references"],
+            DatasetFormat.Alpaca => ["instruction", "input", "output", "system", "history"],
+            DatasetFormat.Chat => ["messages", .. OfConversation],
+            DatasetFormat.Preference => ["prompt", "question", "query", "input", "instruction", "messages", "chosen", "rejected", .. OfConversation],
+            DatasetFormat.Kto => ["prompt", "completion", "messages", "label", .. OfConversation],
+            _ => ["input_ids", "labels", "attention_mask"],
+        };
+        HashSet<string> used = [.. fields.Select(Column)];
+        return [.. row.Fields.Select(f => f.Key).Where(k => !used.Contains(k))];
+    }
+
+    private static readonly string[] OfConversation = ["system", "tools", "chat_template_kwargs"];
+
     /// <summary>Finds the schema of a row.</summary>
     /// <param name="row">The row to look at.</param>
     /// <param name="format">The format when it is given.</param>

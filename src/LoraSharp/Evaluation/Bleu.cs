@@ -134,7 +134,8 @@ public static partial class Bleu
 
         // An order that no hypothesis is long enough for makes the mean zero.
         double log = precisions.Take(orders).Sum(p => p == 0 ? double.NegativeInfinity : Math.Log(p)) / orders;
-        return new BleuScore(penalty * Math.Exp(log), precisions, penalty, hypothesisLength, referenceLength, signature);
+        // exp(log 100) is a little above 100 in float64.
+        return new BleuScore(Math.Min(100, penalty * Math.Exp(log)), precisions, penalty, hypothesisLength, referenceLength, signature);
     }
 
     private static string[] Prepare(string text, bool lowercase)

@@ -65,6 +65,9 @@ public sealed class RowParserTests
     [InlineData("""{"messages": []}""", "the list of messages is empty")]
     [InlineData("""{"messages": "x"}""", "must be a list of messages, found text")]
     [InlineData("""{"conversations": [{"from": "alien", "value": "x"}]}""", "message 0 is from 'alien'")]
+    [InlineData("""{"messages": [{"role": "asistant", "content": "x"}]}""", "message 0 has the role 'asistant', which no chat template knows. Expected system, user, assistant or tool. Did you mean 'assistant'?")]
+    [InlineData("""{"messages": [{"role": "user", "content": "x"}, {"role": "Assistant", "content": "x"}]}""", "message 1 has the role 'Assistant'")]
+    [InlineData("""{"messages": [{"role": "gpt", "content": "x"}]}""", "Did you mean 'assistant'?")]
     [InlineData("""{"messages": [{"role": "assistant", "content": "x", "train": "often"}]}""", "must be true, false or a number")]
     [InlineData("""{"prompt": 3, "completion": "x"}""", "'prompt' must be text, found a number")]
     [InlineData("""{"input_ids": [1, 2], "labels": [1]}""", "'labels' has 1 entries, 'input_ids' has 2")]
@@ -78,6 +81,34 @@ public sealed class RowParserTests
         Assert.Contains(expected, message);
         Assert.StartsWith("rows.jsonl:7", message);
     }
+
+    [Theory]
+    [InlineData(DatasetFormat.Kto, """{"prompt": "p", "completion": "c", "label": "yes"}""", "'label' must be true or false (or 1 or 0), which preference.loss: x learns from, found \"yes\"")]
+    [InlineData(DatasetFormat.Kto, """{"prompt": "p", "completion": "c"}""", "expected a row of format kto, which preference.loss: x learns from, with 'label' (true or false). Found the columns prompt, completion.")]
+    [InlineData(DatasetFormat.Preference, """{"prompt": "p", "completion": "c"}""", "with 'chosen' (text). Found the columns prompt, completion. Name the columns where they are called otherwise (data.columns: { chosen: COLUMN }), or change what asks for preference rows (preference.loss: x)")]
+    public void Rows_that_do_not_fit_what_is_asked_are_told_who_asked(DatasetFormat format, string row, string expected)
+    {
+        string message = Assert.Throws<DatasetException>(() => new RowParser(format, because: "preference.loss: x").Parse(Row(row))).Message;
+        Assert.Contains(expected, message);
+        Assert.StartsWith("rows.jsonl:7", message);
+    }
+
+    [Theory]
+    [InlineData("""{"prompt": "p", "completion": "c", "label": "yes", "id": 4}""", "label id")]
+    [InlineData("""{"question": "p", "answer": "c", "system": "s"}""", "system")]
+    [InlineData("""{"conversations": [{"from": "human", "value": "q"}], "system": "s", "tools": "[]", "source": "x"}""", "source")]
+    [InlineData("""{"question": "p", "chosen": "c", "rejected": "d", "score": 1}""", "score")]
+    [InlineData("""{"input_ids": [1], "labels": [1], "length": 1}""", "length")]
+    public void Columns_that_mean_nothing_are_told(string row, string expected)
+    {
+        var parser = new RowParser();
+        parser.Parse(Row(row));
+        Assert.Equal(expected.Split(' '), parser.UnusedColumns);
+    }
+
+    [Fact]
+    public void A_role_of_a_template_of_its_own_passes() =>
+        Assert.Equal("critic", (string)((ChatContent)new RowParser().Parse(Row("""{"messages": [{"role": "critic", "content": "x"}]}"""))).Messages[0]!["role"]!);
 
     [Fact]
     public void A_row_of_another_schema_is_named_with_the_row_that_showed_the_format()

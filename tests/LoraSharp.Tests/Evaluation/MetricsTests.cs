@@ -39,7 +39,8 @@ public sealed class MetricsTests
         Assert.Equal(0, Bleu.Sentence("this is a cat", ["okay thanks"]));
         // test_bleu.py, effective order.
         Assert.Equal(36.78794411714425, Bleu.Sentence("test", ["a test"]), 8);
-        Assert.Equal(100, Bleu.Sentence("a test", ["a test"]), 8);
+        Assert.Equal(100, Bleu.Sentence("a test", ["a test"]));
+        Assert.Equal(100, Bleu.Corpus(["a test of four words"], [["a test of four words"]]).Score);
     }
 
     [Fact]

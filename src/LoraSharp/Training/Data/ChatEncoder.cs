@@ -20,9 +20,16 @@ public delegate (string Text, IReadOnlyList<(int Start, int End)> AssistantSpans
 /// </summary>
 internal sealed class ChatEncoder(Tokenizer tokenizer, ChatRenderer render, TrainOn trainOn)
 {
-    /// <summary>Tokens and labels; null when no message is trained on.</summary>
-    public TrainingExample? Encode(DatasetRow row, ChatContent chat, ref List<string>? notes)
+    /// <summary>Tokens and labels; null, and why, when there is nothing to train on.</summary>
+    public TrainingExample? Encode(DatasetRow row, ChatContent chat, ref List<string>? notes, out string? dropped)
     {
+        float[] wanted = Wanted(chat);
+        dropped = NothingSaid(chat, wanted, ref notes);
+        if (dropped is not null)
+        {
+            return null;
+        }
+
         JsonArray messages = WithToolCallsSaid(row, chat, ref notes, out string text, out IReadOnlyList<(int Start, int End)> marks);
         TokenizedText tokens = tokenizer.EncodeWithOffsets(text, addSpecialTokens: false);
         float[] weights = new float[tokens.Ids.Length];
@@ -31,7 +38,6 @@ internal sealed class ChatEncoder(Tokenizer tokenizer, ChatRenderer render, Trai
             Array.Fill(weights, 1);
         }
 
-        float[] wanted = Wanted(chat);
         int[] assistants = [.. Enumerable.Range(0, messages.Count).Where(i => Role(messages[i]) == "assistant")];
         bool marked = marks.Count == assistants.Length && marks.Count > 0;
         for (int i = 0; i < messages.Count; i++)
@@ -64,6 +70,7 @@ internal sealed class ChatEncoder(Tokenizer tokenizer, ChatRenderer render, Trai
             weighted |= weights[t] is not (0 or 1);
         }
 
+        dropped = trained ? null : "no message is trained on";
         return trained ? new TrainingExample { InputIds = tokens.Ids, Labels = labels, Weights = weighted ? weights : null, Origin = row.Origin.ToString() } : null;
     }
 
@@ -80,6 +87,33 @@ internal sealed class ChatEncoder(Tokenizer tokenizer, ChatRenderer render, Trai
         var before = new JsonArray([.. chat.Messages.Take(last >= 0 ? last : chat.Messages.Count).Select(m => m?.DeepClone())]);
         return tokenizer.Encode(TurnFinder.Render(row, render, before, true, chat.Variables).Text, addSpecialTokens: false);
     }
+
+    // An empty answer teaches to say nothing: of one among others the user is told, of a row with no other there is nothing to learn.
+    private string? NothingSaid(ChatContent chat, float[] wanted, ref List<string>? notes)
+    {
+        foreach (string role in chat.Messages.Select(Role).OfType<string>().Where(r => !MessageRoles.Known.Contains(r)).Distinct())
+        {
+            (notes ??= []).Add($"the role '{role}' is none of those that chat templates know ({string.Join(", ", MessageRoles.Known)}); its messages are rendered but not trained on");
+        }
+
+        int[] answers = [.. Enumerable.Range(0, wanted.Length).Where(i => wanted[i] > 0 && Role(chat.Messages[i]) == "assistant")];
+        int empty = answers.Count(i => SaysNothing(chat.Messages[i]!));
+        if (empty > 0 && empty == answers.Length && trainOn != TrainOn.All)
+        {
+            return "the assistant's message is empty";
+        }
+
+        if (empty > 0)
+        {
+            (notes ??= []).Add("a message of the assistant is empty, so the model learns to say nothing there");
+        }
+
+        return null;
+    }
+
+    // Calls of tools and thoughts are said too.
+    private static bool SaysNothing(JsonNode message) => message.AsObject().Where(p => p.Key is not ("role" or "name"))
+        .All(p => p.Value is null or JsonArray { Count: 0 } || (p.Value is JsonValue value && value.TryGetValue(out string? text) && string.IsNullOrWhiteSpace(text)));
 
     private float[] Wanted(ChatContent chat)
     {

@@ -106,6 +106,9 @@ public sealed record DataOptions
     /// <summary>Format of the rows.</summary>
     public DatasetFormat Format { get; init; } = DatasetFormat.Auto;
 
+    /// <summary>What asks for the format where the user did not name one, for errors: <c>preference.loss: kto</c>; null for nothing.</summary>
+    public string? FormatAskedBy { get; init; }
+
     /// <summary>Longest row in tokens.</summary>
     public int MaxLength { get; init; } = 1024;
 

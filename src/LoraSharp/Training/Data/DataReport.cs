@@ -29,7 +29,19 @@ public sealed class RowTally
 /// <param name="Format">Format of its rows.</param>
 /// <param name="Columns">Columns that are called otherwise, field → column.</param>
 /// <param name="Rows">Rows read.</param>
-public sealed record SourceReport(string Path, int Files, string Format, IReadOnlyDictionary<string, string> Columns, long Rows);
+public sealed record SourceReport(string Path, int Files, string Format, IReadOnlyDictionary<string, string> Columns, long Rows)
+{
+    /// <summary>Columns that mean nothing in this format.</summary>
+    public IReadOnlyList<string> UnusedColumns { get; init; } = [];
+
+    /// <summary>How the source was understood, in a sentence.</summary>
+    public override string ToString()
+    {
+        string unused = UnusedColumns.Count == 0 ? "" : $"; columns not used: {string.Join(", ", UnusedColumns)}";
+        string label = UnusedColumns.Contains("label") ? " (for kto, label must be true or false)" : "";
+        return $"{Path}: {Rows} rows, read as {Format}{unused}{label}.";
+    }
+}
 
 /// <summary>What became of the rows of a data set.</summary>
 public sealed class DataReport
@@ -70,7 +82,7 @@ public sealed class DataReport
         List<string> lines = [];
         if (Cut.Count > 0)
         {
-            lines.Add(FormattableString.Invariant($"{Cut.Count:N0} of {Rows:N0} rows were longer than max_length and cut at the end; {CutTokens:N0} tokens are lost (first: {string.Join(", ", Cut.First.Take(2))})."));
+            lines.Add(FormattableString.Invariant($"{Cut.Count:N0} of {Rows:N0} rows were longer than max_length and cut at the end; {CutTokens:N0} tokens are lost (first: {string.Join(", ", Cut.First.Take(2))}). A larger data.max_length keeps them whole; data.long_rows: drop or split does otherwise."));
         }
 
         lines.AddRange(Dropped.Select(d => FormattableString.Invariant($"{d.Value.Count:N0} of {Rows:N0} rows were left out: {d.Key} (first: {string.Join(", ", d.Value.First.Take(2))}).")));

@@ -112,7 +112,8 @@ public sealed class RowEncoder
                 return null;
             case TextContent text:
                 return Join(row, [new Segment(text.Text, true, true)]);
-            case PromptContent { Completion.Length: 0 } or AlpacaContent { Output.Length: 0 }:
+            case PromptContent prompt when string.IsNullOrWhiteSpace(prompt.Completion):
+            case AlpacaContent alpaca when string.IsNullOrWhiteSpace(alpaca.Output):
                 dropped = "the completion is empty";
                 return null;
             case PromptContent prompt when _options.PromptStyle == PromptStyle.Plain:
@@ -120,9 +121,7 @@ public sealed class RowEncoder
             case AlpacaContent alpaca when _options.PromptStyle == PromptStyle.Plain:
                 return Join(row, Segments(alpaca));
             case PromptContent or AlpacaContent or ChatContent:
-                TrainingExample? example = Chat(row).Encode(row, content as ChatContent ?? AsChat(content), ref notes);
-                dropped = example is null ? "no message is trained on" : null;
-                return example;
+                return Chat(row).Encode(row, content as ChatContent ?? AsChat(content), ref notes, out dropped);
             default:
                 throw new DatasetException(row, $"a row of kind {content.GetType().Name} holds no text.");
         }

@@ -141,8 +141,22 @@ public sealed class RowEncoderTests
     public void Rows_that_teach_nothing_are_left_out()
     {
         Assert.Equal("the completion is empty", Encode("""{"prompt": "a", "completion": ""}""").Dropped);
+        Assert.Equal("the completion is empty", Encode("""{"prompt": "a", "completion": " \n"}""").Dropped);
+        Assert.Equal("the assistant's message is empty", Encode("""{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}""").Dropped);
+        Assert.Equal("the completion is empty", Encode("""{"prompt": "a", "chosen": "b", "rejected": ""}""").Dropped);
         Assert.Equal("the text is empty", Encode("""{"text": " "}""").Dropped);
         Assert.Equal("no message is trained on", Encode("""{"messages": [{"role": "user", "content": "q"}]}""").Dropped);
+    }
+
+    [Fact]
+    public void An_empty_answer_among_others_and_a_role_that_no_template_knows_are_noted()
+    {
+        EncodedRow empty = Encode("""{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}, {"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}]}""");
+        Assert.Contains("is empty", Assert.Single(empty.Notes!), StringComparison.Ordinal);
+        EncodedRow calls = Encode("""{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]}""");
+        Assert.Null(calls.Dropped);
+        EncodedRow critic = Encode("""{"messages": [{"role": "critic", "content": "q"}, {"role": "assistant", "content": "b"}]}""");
+        Assert.Contains("the role 'critic' is none of those", Assert.Single(critic.Notes!), StringComparison.Ordinal);
     }
 
     [Fact]

@@ -1,14 +1,17 @@
-namespace LoraSharp.Recipes;
+namespace LoraSharp.Formats;
 
-/// <summary>What a mistyped key, command or option was probably meant to be.</summary>
+/// <summary>What a mistyped key, command, option or role was probably meant to be.</summary>
 public static class NearestWord
 {
-    /// <summary>The known word that is nearest by Levenshtein distance; null when none is near enough to be meant: more than half of the letters differ, and more than two.</summary>
-    public static string? Find(string word, IEnumerable<string> known)
+    /// <summary>The known word that is nearest by Levenshtein distance; null when none is near enough to be meant.</summary>
+    /// <param name="word">What was written.</param>
+    /// <param name="known">What could have been meant.</param>
+    /// <param name="most">Largest distance; null: half of the letters, or two.</param>
+    public static string? Find(string word, IEnumerable<string> known, int? most = null)
     {
         ArgumentNullException.ThrowIfNull(word);
         return known.Select(candidate => (Word: candidate, Distance: Distance(candidate, word)))
-            .Where(candidate => candidate.Distance <= Math.Max(2, word.Length / 2))
+            .Where(candidate => candidate.Distance <= (most ?? Math.Max(2, word.Length / 2)))
             .OrderBy(candidate => candidate.Distance)
             .FirstOrDefault().Word;
     }
