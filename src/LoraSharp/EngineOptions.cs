@@ -15,6 +15,9 @@ public sealed record EngineOptions
     /// <summary>Load adapters that were made on another base with a warning instead of an error; default false.</summary>
     public bool AcceptOtherBases { get; init; }
 
+    /// <summary>Round loaded adapters' factors to bfloat16 (<see cref="Adapters.AdapterSet.RoundFactors"/>); default false.</summary>
+    public bool RoundFactors { get; init; }
+
     /// <summary>float32 or bfloat16.</summary>
     public string DType { get; init; } = "float32";
 

@@ -36,7 +36,7 @@ public static class EngineSetup
             ILinearFactory factory = options.TrainBase ? dense
                 : options.Quantize == "q8" ? Own(new GgufLinearFactory(Own(new Q8LinearFactory(dense))))
                 : Own(new Nf4LinearFactory(quantization, Own(new GgufLinearFactory(dense))));
-            AdapterSet adapters = Own(new AdapterSet { AcceptOtherBases = options.AcceptOtherBases });
+            AdapterSet adapters = Own(new AdapterSet { AcceptOtherBases = options.AcceptOtherBases, RoundFactors = options.RoundFactors });
             CausalLanguageModel model = Own(ModelLoader.Load(source, options.TrainBase ? factory : new LoraLinearFactory(adapters, factory), dtype, device, options.ModelType));
             var chosen = new List<(string, double)>();
             foreach ((string path, double weight) in options.Adapters)

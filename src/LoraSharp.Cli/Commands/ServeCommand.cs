@@ -24,6 +24,8 @@ internal static class ServeCommand
         Option<string> model = CommonOptions.Model();
         var adapters = new Option<string[]>("--adapter") { Description = "Adapters by name; several at once or the option several times.", AllowMultipleArgumentsPerToken = true, HelpName = "NAME=PATH", DefaultValueFactory = _ => [] };
         Option<string> dtype = CommonOptions.DType();
+        var adapterDType = new Option<string>("--adapter-dtype") { Description = "Type of the adapters' factors: float32, as PEFT has them, or bfloat16, as most servers do: faster when a batch mixes adapters on a CPU.", HelpName = "TYPE", DefaultValueFactory = _ => "float32" };
+        adapterDType.AcceptOnlyFromAmong("float32", "bfloat16");
         Option<string> device = CommonOptions.Device();
         Option<string> quantize = CommonOptions.Quantize();
         Option<bool> doubleQuant = CommonOptions.DoubleQuant();
@@ -40,7 +42,7 @@ internal static class ServeCommand
             Keys can be given in the environment too, where no list of processes shows them: {ApiKeyVariable}, {AdminKeyVariable}.
             """)
         {
-            model, adapters, dtype, device, quantize, doubleQuant, modelType, probe, strict, anyBase,
+            model, adapters, dtype, adapterDType, device, quantize, doubleQuant, modelType, probe, strict, anyBase,
         };
         flags.AddTo(command);
         command.SetAction(async (parsed, cancellation) =>
@@ -77,6 +79,7 @@ internal static class ServeCommand
             {
                 Model = parsed.GetValue(model)!,
                 DType = parsed.GetValue(dtype)!,
+                RoundFactors = parsed.GetValue(adapterDType) == "bfloat16",
                 Device = parsed.GetValue(device)!,
                 Quantize = parsed.GetValue(quantize)!,
                 DoubleQuantization = parsed.GetValue(doubleQuant),

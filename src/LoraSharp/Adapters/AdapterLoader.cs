@@ -183,7 +183,11 @@ internal sealed class AdapterLoader(AdapterSet set)
         bool transposed = ReferenceEquals(expected, stored) && isLinear && linear!.Spec.IsConv1D;
         // Frozen, B lies as its transpose, which is what multiplying a few rows with it reads.
         bool isFrozenB = part.Part == AdapterPart.LoraB && !_trainable;
-        Tensor owned = (transposed ? tensor.t().contiguous() : isFrozenB ? tensor.t().contiguous().t() : tensor).DetachFromDisposeScope();
+        bool isFrozenFactor = part.Part is AdapterPart.LoraA or AdapterPart.LoraB && !_trainable;
+        // Not where a part of the base was moved into the factors: rounded, they would no longer cancel it.
+        bool isRounded = set.RoundFactors && isFrozenFactor && !adapter.Config.ChangesBase;
+        Tensor factor = isRounded ? tensor.to(ScalarType.BFloat16).to(ScalarType.Float32) : tensor;
+        Tensor owned = (transposed ? factor.t().contiguous() : isFrozenB ? factor.t().contiguous().t() : factor).DetachFromDisposeScope();
         AdapterModule module = adapter.Module(part.Module, isEmbedding);
         module.IsConv1D = isLinear && linear!.Spec.IsConv1D;
         switch (part.Part)
@@ -211,6 +215,11 @@ internal sealed class AdapterLoader(AdapterSet set)
                 module.Weight = owned;
                 module.WeightIsBase = part.Part == AdapterPart.BaseWeight && EqualsBase(owned, embedding, linear);
                 break;
+        }
+
+        if (isFrozenFactor && (isRounded || part.Info.Type == ElementType.BF16) && module is { A: not null, B: not null })
+        {
+            module.KeepBrain();
         }
     }
 

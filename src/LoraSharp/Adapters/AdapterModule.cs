@@ -15,6 +15,8 @@ public sealed class AdapterModule : IDisposable
 {
     private LowRankKernel.Factors? _kernelFactors;
     private bool _kernelFactorsKnown;
+    private Tensor? _brainA;
+    private Tensor? _brainB;
 
     /// <summary>Creates an empty module.</summary>
     internal AdapterModule(string name, bool isEmbedding)
@@ -111,11 +113,43 @@ public sealed class AdapterModule : IDisposable
                 _kernelFactorsKnown = true;
                 bool fits = this is { IsEmbedding: false, A: { requires_grad: false, dtype: ScalarType.Float32, device_type: DeviceType.CPU }, B.dtype: ScalarType.Float32, Magnitude: null, Weight: null, Bias: null, BBias: null, TokenRows: null, AnchorA: null }
                     && A.is_contiguous() && B.stride(0) == 1 && B.stride(1) == B.shape[0];
-                _kernelFactors = fits ? new(AtenTensor.DataPointer(A!), AtenTensor.DataPointer(B!), Rank, (float)Scaling) : null;
+                _kernelFactors = !fits ? null
+                    : _brainA is not null && _brainB is not null ? new(AtenTensor.DataPointer(_brainA), AtenTensor.DataPointer(_brainB), Rank, (float)Scaling, IsBrain: true)
+                    : new(AtenTensor.DataPointer(A!), AtenTensor.DataPointer(B!), Rank, (float)Scaling);
             }
 
             return _kernelFactors;
         }
+    }
+
+    /// <summary>
+    /// Keeps a second copy of frozen factors in bfloat16 where that loses nothing, as of an adapter that was saved so: rows of
+    /// other adapters wait for the factors' bytes more than for anything else, and these are half as many.
+    /// </summary>
+    internal void KeepBrain()
+    {
+        if (!IsEmbedding && Experts == 0 && A is { device_type: DeviceType.CPU } a && B is { } b && Exact(a) is { } brainA)
+        {
+            // As B lies: its transpose, contiguous.
+            if (Exact(b.t()) is { } brainB)
+            {
+                (_brainA, _brainB) = (brainA, brainB);
+            }
+            else
+            {
+                brainA.Dispose();
+            }
+        }
+    }
+
+    /// <summary>Bytes of that copy.</summary>
+    internal long BrainBytes => 2 * ((_brainA?.NumberOfElements ?? 0) + (_brainB?.NumberOfElements ?? 0));
+
+    private static Tensor? Exact(Tensor factor)
+    {
+        using var scope = NewDisposeScope();
+        Tensor brain = factor.to(ScalarType.BFloat16).contiguous();
+        return brain.to(ScalarType.Float32).equal(factor).all().item<bool>() ? brain.DetachFromDisposeScope() : null;
     }
 
     /// <summary>The trained tensors with PEFT's keys, in the order of the keys.</summary>
@@ -202,7 +236,7 @@ public sealed class AdapterModule : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (Tensor? tensor in (Tensor?[])[A, B, BBias, Magnitude, Bias, Weight, AnchorA, AnchorB, FrozenDoraScale])
+        foreach (Tensor? tensor in (Tensor?[])[A, B, BBias, Magnitude, Bias, Weight, AnchorA, AnchorB, FrozenDoraScale, _brainA, _brainB])
         {
             tensor?.Dispose();
         }

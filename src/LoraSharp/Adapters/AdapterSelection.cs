@@ -69,6 +69,10 @@ public sealed class AdapterSelection
         };
     }
 
+    /// <summary>Whether both use the same adapters for the same rows.</summary>
+    internal bool Says(AdapterSelection other) =>
+        All.SequenceEqual(other.All) && (ReferenceEquals(Segments, other.Segments) || (Segments is { } mine && other.Segments is { } theirs && mine.SequenceEqual(theirs)));
+
     /// <summary>Each adapter once.</summary>
     internal IReadOnlyList<LoraAdapter> Adapters { get; }
 }

@@ -52,6 +52,12 @@ public sealed class AdapterSet : IDisposable
     /// <summary>Load adapters that were recorded on another base with a warning instead of an error; default false.</summary>
     public bool AcceptOtherBases { get; init; }
 
+    /// <summary>
+    /// Round A and B of loaded adapters that are not trained to bfloat16, as most servers do; default false, which is PEFT's
+    /// float32. On a CPU batches of many adapters are faster so; adapters that were saved in bfloat16 gain without being changed.
+    /// </summary>
+    public bool RoundFactors { get; init; }
+
     /// <summary>What the next forward pass uses.</summary>
     public AdapterSelection Selection
     {

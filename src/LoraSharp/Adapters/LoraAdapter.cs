@@ -57,9 +57,10 @@ public sealed class LoraAdapter : IDisposable
     /// <summary>Number of elements in <see cref="Tensors"/>.</summary>
     public long ParameterCount => Tensors.Sum(t => t.Value.NumberOfElements);
 
-    /// <summary>Bytes of its tensors in memory, anchors included.</summary>
+    /// <summary>Bytes of its tensors in memory, anchors and second copies of the factors included.</summary>
     public long Bytes => Tensors.Sum(t => t.Value.NumberOfElements * t.Value.ElementSize)
-        + _modules.Values.Sum(m => m.AnchorA is null ? 0 : 4 * (m.AnchorA.NumberOfElements + m.AnchorB!.NumberOfElements));
+        + _modules.Values.Sum(m => m.AnchorA is null ? 0 : 4 * (m.AnchorA.NumberOfElements + m.AnchorB!.NumberOfElements))
+        + _modules.Values.Sum(m => m.BrainBytes);
 
     /// <summary>While it is selected, the model's own parameters that hold its values.</summary>
     internal Dictionary<string, Tensor> Live { get; } = new(StringComparer.Ordinal);

@@ -19,6 +19,7 @@ public sealed class LoraLinear : LinearLayer
     private readonly GroupedFactors _grouped;
     private Tensor? _squaredNorms;
     private (LoraAdapter Adapter, DenseLinear Layer)? _folded;
+    private Routes? _routes;
 
     internal LoraLinear(LinearLayer inner, AdapterSet adapters, int index)
         : base(inner.Spec)
@@ -89,9 +90,45 @@ public sealed class LoraLinear : LinearLayer
     private Tensor ByKernel(AdapterSelection selection, Tensor x)
     {
         long rows = x.NumberOfElements / Spec.InFeatures;
+        Routes routes = RoutesOf(selection, rows);
+        using var scope = NewDisposeScope();
+        if (routes.Plain.Length == 0)
+        {
+            return Composed(selection, x).MoveToOuterDisposeScope();
+        }
+
+        RequireAll(routes.Rows, rows);
+        Tensor? y = (_inner as DenseLinear)?.FewRows(x, routes.Plain);
+        if (y is null)
+        {
+            y = _inner.Forward(x);
+            if (y.dtype != x.dtype || !y.is_contiguous())
+            {
+                return Composed(selection, x).MoveToOuterDisposeScope();
+            }
+
+            LowRankKernel.Add(x, y, Spec.InFeatures, Spec.OutFeatures, routes.Plain);
+        }
+
+        if (routes.HasOthers)
+        {
+            AddOthers(selection.Segments!, x.view(-1, Spec.InFeatures), y.view(-1, Spec.OutFeatures));
+        }
+
+        return y.MoveToOuterDisposeScope();
+    }
+
+    // Which factors serve which rows: worked out once for a selection, which lasts as long as the batch stays the same.
+    private Routes RoutesOf(AdapterSelection selection, long rows)
+    {
+        if (_routes is { } known && ReferenceEquals(known.Selection, selection) && (selection.Segments is not null || known.Rows == rows))
+        {
+            return known;
+        }
+
         IReadOnlyList<RowSegment> segments = selection.Segments ?? (selection.All is [{ Weight: 1 } only] ? [new RowSegment(rows, only.Adapter)] : []);
-        var plain = new LowRankKernel.Segment[segments.Count];
-        int count = 0, others = 0;
+        var plain = new List<LowRankKernel.Segment>(segments.Count);
+        bool others = false;
         long start = 0;
         foreach ((long length, LoraAdapter? adapter) in segments)
         {
@@ -99,38 +136,21 @@ public sealed class LoraLinear : LinearLayer
             {
                 if (FactorsFor(module, length) is { } factors)
                 {
-                    plain[count++] = new(start, length, factors);
+                    plain.Add(new(start, length, factors));
                 }
                 else
                 {
-                    others++;
+                    others = true;
                 }
             }
 
             start += length;
         }
 
-        using var scope = NewDisposeScope();
-        if (count == 0)
-        {
-            return Composed(selection, x).MoveToOuterDisposeScope();
-        }
-
-        RequireAll(start, rows);
-        Tensor y = _inner.Forward(x);
-        if (y.dtype != x.dtype || !y.is_contiguous())
-        {
-            return Composed(selection, x).MoveToOuterDisposeScope();
-        }
-
-        LowRankKernel.Add(x, y, Spec.InFeatures, Spec.OutFeatures, plain.AsSpan(0, count));
-        if (others > 0)
-        {
-            AddOthers(segments, x.view(-1, Spec.InFeatures), y.view(-1, Spec.OutFeatures));
-        }
-
-        return y.MoveToOuterDisposeScope();
+        return _routes = new(selection, start, [.. plain], others);
     }
+
+    private sealed record Routes(AdapterSelection Selection, long Rows, LowRankKernel.Segment[] Plain, bool HasOthers);
 
     private void AddOthers(IReadOnlyList<RowSegment> segments, Tensor rows, Tensor y)
     {

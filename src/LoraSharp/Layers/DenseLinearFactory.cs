@@ -90,16 +90,28 @@ public sealed class DenseLinear : LinearLayer
     public override Tensor Forward(Tensor x)
     {
         ArgumentNullException.ThrowIfNull(x);
-        long k = Spec.InFeatures;
-        long rows = _isFewRowsKernel && CpuKernels.Take(x) && x.dtype == _weight.dtype && x.is_contiguous() ? x.NumberOfElements / k : long.MaxValue;
-        if (rows > MatrixVector.MostRows)
+        return FewRows(x, []) ?? nn.functional.linear(x, _weight, _bias!);
+    }
+
+    /// <summary>The product and what low-rank factors add to its rows, when the kernel for few rows takes them; null when it does not.</summary>
+    /// <param name="x">[..., k].</param>
+    /// <param name="factors">By rows of x.</param>
+    internal Tensor? FewRows(Tensor x, ReadOnlySpan<LowRankKernel.Segment> factors)
+    {
+        if (!_isFewRowsKernel || !CpuKernels.Take(x) || x.dtype != _weight.dtype || !x.is_contiguous())
         {
-            return nn.functional.linear(x, _weight, _bias!);
+            return null;
+        }
+
+        long k = Spec.InFeatures, rows = x.NumberOfElements / k;
+        if (rows > FewRowsProduct.MostRows(_weight.dtype))
+        {
+            return null;
         }
 
         long[] shape = x.shape;
         shape[^1] = Spec.OutFeatures;
-        return MatrixVector.Multiply(x, _weight, _bias, rows, k, Spec.OutFeatures, shape);
+        return FewRowsProduct.Multiply(x, _weight, _bias, rows, k, Spec.OutFeatures, shape, factors);
     }
 
     /// <inheritdoc/>

@@ -12,6 +12,9 @@ namespace LoraSharp.Serving;
 /// <param name="cache">Where keys and values go; owned.</param>
 internal sealed class ModelStepRunner(CausalLanguageModel model, AdapterSet adapters, PagedCache cache) : IStepRunner
 {
+    private AdapterSelection _body = AdapterSelection.None;
+    private AdapterSelection _head = AdapterSelection.None;
+
     /// <inheritdoc/>
     public Tensor? Run(IReadOnlyList<StepChunk> chunks)
     {
@@ -34,7 +37,7 @@ internal sealed class ModelStepRunner(CausalLanguageModel model, AdapterSet adap
 
         using var attention = new PagedAttention(cache, chunks, model.Device);
         Tensor hidden;
-        using (adapters.Use(Selection(chunks, c => c.Count)))
+        using (adapters.Use(_body = Selection(_body, chunks, c => c.Count)))
         {
             hidden = model.Hidden(Row(ids), Row(positions), attention);
         }
@@ -45,7 +48,7 @@ internal sealed class ModelStepRunner(CausalLanguageModel model, AdapterSet adap
         }
 
         // The head may be adapted too: its rows are other ones.
-        using IDisposable head = adapters.Use(Selection(chunks, c => c.LogitRows));
+        using IDisposable head = adapters.Use(_head = Selection(_head, chunks, c => c.LogitRows));
         Tensor rows = wanted.Count == count ? hidden : hidden.index_select(1, tensor(wanted.ToArray(), device: model.Device));
         return model.Logits(rows).squeeze(0).MoveToOuterDisposeScope();
     }
@@ -55,6 +58,10 @@ internal sealed class ModelStepRunner(CausalLanguageModel model, AdapterSet adap
 
     private Tensor Row(long[] values) => tensor(values, [1, values.Length], device: model.Device);
 
-    private static AdapterSelection Selection(IReadOnlyList<StepChunk> chunks, Func<StepChunk, int> rows) =>
-        AdapterSelection.ForRows(chunks.Select(c => new RowSegment(rows(c), c.Sequence.Adapter?.Adapter)));
+    // The one before, as long as it says the same: layers keep what they worked out for it.
+    private static AdapterSelection Selection(AdapterSelection before, IReadOnlyList<StepChunk> chunks, Func<StepChunk, int> rows)
+    {
+        AdapterSelection now = AdapterSelection.ForRows(chunks.Select(c => new RowSegment(rows(c), c.Sequence.Adapter?.Adapter)));
+        return now.Says(before) ? before : now;
+    }
 }

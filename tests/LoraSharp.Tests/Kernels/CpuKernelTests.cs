@@ -16,14 +16,14 @@ public class CpuKernelTests
 
     [Theory]
     [CombinatorialSizes]
-    public void MatrixVectorIsLinear(int rows, int k, int f, bool bias, ScalarType dtype)
+    public void FewRowsProductIsLinear(int rows, int k, int f, bool bias, ScalarType dtype)
     {
         using var scope = NewDisposeScope();
         using var frozen = no_grad();
         Tensor x = randn([rows, k]).to(dtype), w = randn([f, k]).to(dtype);
         Tensor? b = bias ? randn([f]).to(dtype) : null;
         Tensor wide = nn.functional.linear(x.to(ScalarType.Float64), w.to(ScalarType.Float64), b?.to(ScalarType.Float64));
-        Near(wide, MatrixVector.Multiply(x, w, b, rows, k, f, [rows, f]), dtype);
+        Near(wide, FewRowsProduct.Multiply(x, w, b, rows, k, f, [rows, f]), dtype);
     }
 
     [Theory]

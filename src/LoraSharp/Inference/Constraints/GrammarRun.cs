@@ -133,7 +133,8 @@ internal static class GrammarRun
         }
     }
 
-    private static bool Counts(GrammarRule rule, CountAction action, ref int count) => action switch
+    /// <summary>Whether a counter lets an edge through; counts.</summary>
+    public static bool Counts(GrammarRule rule, CountAction action, ref int count) => action switch
     {
         CountAction.Increment => count++ < rule.Most,
         CountAction.Close => count >= rule.Least,

@@ -12,7 +12,7 @@ namespace LoraSharp.Inference.Constraints;
 internal sealed class TokenMasks(Grammar grammar, TokenVocabulary vocabulary, int most)
 {
     private readonly Dictionary<Key, Part> _parts = [];
-    private readonly List<GrammarItems> _levels = [];
+    private readonly List<Level> _levels = [];
     private readonly GrammarItems _first = new();
     private int _numbers;
 
@@ -86,35 +86,59 @@ internal sealed class TokenMasks(Grammar grammar, TokenVocabulary vocabulary, in
         return Keep(key, found);
     }
 
-    // Every descendant of a node that the items can go on to.
+    // Every descendant of a node that the items can go on to. Most of the way there is a single way to read on that neither
+    // calls nor ends: its state and count are all that changes then, and no list of ways is made.
     private void Walk(int root, IReadOnlyList<GrammarItem> items, Found found)
     {
-        int top = vocabulary.Depth(root);
-        for (int node = root + 1; node < vocabulary.End(root);)
+        int top = vocabulary.Depth(root), last = vocabulary.End(root);
+        Level start = At(0);
+        start.Items.Clear();
+        start.Items.All.AddRange(items);
+        start.Settle(grammar);
+        for (int node = root + 1; node < last;)
         {
-            int level = vocabulary.Depth(node) - top;
-            while (_levels.Count <= level)
+            Level before = _levels[vocabulary.Depth(node) - top - 1], here = At(vocabulary.Depth(node) - top);
+            if (before.Single is { } way && way.Automaton.Next(before.State, vocabulary.Label(node)) is var next && (next == Dfa.Dead || way.IsAlone(next)))
             {
-                _levels.Add(new GrammarItems());
+                if (next == Dfa.Dead || !way.Reads(before.State, next, vocabulary.Label(node), before.Count, out int count))
+                {
+                    node = vocabulary.End(node);
+                    continue;
+                }
+
+                (here.Single, here.State, here.Count) = (way, next, count);
+                found.Tokens.AddRange(vocabulary.TokensAt(node));
+                node++;
+                continue;
             }
 
-            GrammarItems here = _levels[level];
-            GrammarRun.Step(grammar, level == 1 ? items : _levels[level - 1].All, vocabulary.Label(node), here);
+            GrammarRun.Step(grammar, before.Ways(), vocabulary.Label(node), here.Items);
+            here.Settle(grammar);
             int end = vocabulary.End(node);
-            if (here.IsEmpty)
+            if (here.Items.IsEmpty)
             {
                 node = end;
                 continue;
             }
 
             found.Tokens.AddRange(vocabulary.TokensAt(node));
-            if (here.HasLeft && end > node + 1)
+            if (here.Items.HasLeft && end > node + 1)
             {
                 found.Exits.Add(node);
             }
 
-            node = here.All.Count == 0 ? end : node + 1;
+            node = here.Items.All.Count == 0 ? end : node + 1;
         }
+    }
+
+    private Level At(int depth)
+    {
+        while (_levels.Count <= depth)
+        {
+            _levels.Add(new Level());
+        }
+
+        return _levels[depth];
     }
 
     private Part Keep(Key key, Found found)
@@ -147,6 +171,67 @@ internal sealed class TokenMasks(Grammar grammar, TokenVocabulary vocabulary, in
         public List<int> Tokens { get; } = [];
 
         public List<int> Exits { get; } = [];
+    }
+
+    /// <summary>How the text can be read up to a node of the walk.</summary>
+    private sealed class Level
+    {
+        /// <summary>The ways; not kept where there is a <see cref="Single"/> one.</summary>
+        public GrammarItems Items { get; } = new();
+
+        /// <summary>The only way, but for its state and count; null where there are others, or one that calls or ends.</summary>
+        public SingleWay? Single { get; set; }
+
+        public int State { get; set; }
+
+        public int Count { get; set; }
+
+        /// <summary>Sees whether <see cref="Items"/> is a single way.</summary>
+        public void Settle(Grammar grammar)
+        {
+            Single = null;
+            if (Items is { IsComplete: false, HasLeft: false, All: [{ } only] } && SingleWay.Of(grammar, only) is { } way)
+            {
+                (Single, State, Count) = (way, only.State, only.Count);
+            }
+        }
+
+        public List<GrammarItem> Ways()
+        {
+            if (Single is { } way)
+            {
+                Items.Clear();
+                Items.All.Add(way.At(State, Count));
+            }
+
+            return Items.All;
+        }
+    }
+
+    /// <summary>A way within one rule, where that neither calls others nor ends.</summary>
+    private sealed class SingleWay(Grammar grammar, GrammarItem item)
+    {
+        private readonly GrammarRule _rule = grammar.Rule(item.Rule);
+
+        public Dfa Automaton { get; } = grammar.Rule(item.Rule).Automaton;
+
+        public static SingleWay? Of(Grammar grammar, GrammarItem item)
+        {
+            var way = new SingleWay(grammar, item);
+            return way.IsAlone(item.State) ? way : null;
+        }
+
+        public bool IsAlone(int state) => !Automaton.IsAccepting(state) && Automaton.Calls(state).Length == 0;
+
+        /// <summary>Whether the bounds of nesting and counting let a byte through.</summary>
+        public bool Reads(int state, int next, byte value, int before, out int count)
+        {
+            count = before;
+            return item.Depth + grammar.Height(item.Rule, next) <= grammar.MaxDepth
+                && (!_rule.IsCounted || GrammarRun.Counts(_rule, Automaton.Action(state, value), ref count));
+        }
+
+        public GrammarItem At(int state, int count) => item with { State = state, Count = count };
     }
 
     /// <summary>Tokens as a list where they are few, as bits where they are many.</summary>

@@ -12,6 +12,7 @@ internal sealed class TokenVocabulary
     private readonly ushort[] _depths;
     private readonly int[] _ends;
     private readonly int[] _firstToken;
+    private readonly int[] _tokenCounts;
     private readonly int[] _tokens;
     private readonly byte[][] _bytes;
 
@@ -38,6 +39,7 @@ internal sealed class TokenVocabulary
         var labels = new List<byte> { 0 };
         var depths = new List<ushort> { 0 };
         var first = new List<int> { 0 };
+        var counts = new List<int> { 0 };
         var path = new List<int> { 0 };
         var ends = new List<int> { 0 };
         byte[] last = [];
@@ -52,15 +54,18 @@ internal sealed class TokenVocabulary
                 labels.Add(token[d]);
                 depths.Add((ushort)(d + 1));
                 first.Add(i);
+                counts.Add(0);
                 ends.Add(0);
             }
+
+            // Tokens lie in the order of the walk: those of a node, which are of the same bytes, before those of its descendants.
+            counts[path[^1]]++;
 
             last = token;
         }
 
         Leave(-1);
-        first.Add(sorted.Length);
-        (_labels, _depths, _ends, _firstToken, _tokens) = ([.. labels], [.. depths], [.. ends], [.. first], sorted);
+        (_labels, _depths, _ends, _firstToken, _tokenCounts, _tokens) = ([.. labels], [.. depths], [.. ends], [.. first], [.. counts], sorted);
 
         void Leave(int depth)
         {
@@ -94,18 +99,7 @@ internal sealed class TokenVocabulary
     public int End(int node) => _ends[node];
 
     /// <summary>Tokens that end at a node.</summary>
-    public ReadOnlySpan<int> TokensAt(int node)
-    {
-        // Tokens lie in the order of the walk; those of one node have its length and come before those of its descendants.
-        int start = _firstToken[node];
-        int end = start;
-        while (end < _tokens.Length && end < _firstToken[node + 1] && _bytes[_tokens[end]].Length == _depths[node])
-        {
-            end++;
-        }
-
-        return _tokens.AsSpan(start, end - start);
-    }
+    public ReadOnlySpan<int> TokensAt(int node) => _tokens.AsSpan(_firstToken[node], _tokenCounts[node]);
 
     /// <summary>The bytes of a token; empty for special ones and ids beyond the vocabulary.</summary>
     public ReadOnlySpan<byte> Bytes(int token) => (uint)token < (uint)_bytes.Length ? _bytes[token] : default;

@@ -194,7 +194,7 @@ internal sealed class AdapterShelf
             try
             {
                 // Where everything there is in use, it waits for a sequence to end.
-                if (!MakeRoom(load.Host!.DeviceBytes) || load.Advance(_set, $"{load.Entry.Name}#{_versions + 1}", () => _clock.GetElapsedTime(start) > Slice) is not { } adapter)
+                if (!MakeRoom(load.Host!.DeviceBytes(_set.RoundFactors)) || load.Advance(_set, $"{load.Entry.Name}#{_versions + 1}", () => _clock.GetElapsedTime(start) > Slice) is not { } adapter)
                 {
                     return ended;
                 }

@@ -24,8 +24,9 @@ internal sealed class HostAdapter : IDisposable
     /// <summary>Bytes of the tensors.</summary>
     public long Bytes { get; }
 
-    /// <summary>Bytes that its tensors take on the device, where they are float32.</summary>
-    public long DeviceBytes => Folder.Parts.Sum(p => 4 * p.Info.Count);
+    /// <summary>Most bytes that its tensors take on the device: float32, and a copy of the factors in bfloat16 where they are so.</summary>
+    /// <param name="rounded">Whether all factors are rounded to bfloat16.</param>
+    public long DeviceBytes(bool rounded) => Folder.Parts.Sum(p => (rounded || p.Info.Type == ElementType.BF16 ? 6 : 4) * p.Info.Count);
 
     /// <summary>Reads an adapter whole; <paramref name="folder"/> is disposed.</summary>
     public static HostAdapter Read(AdapterFolder folder)
