@@ -34,7 +34,7 @@ internal static class GpuDecoding
         };
     }
 
-    private static DecoderWeights Random(Sizes s, Device device, List<Tensor> owned, int positions)
+    private static DecoderWeights Random(Sizes s, Device device, List<Tensor> owned, int positions, bool biases = false)
     {
         using IDisposable none = no_grad();
         Tensor Own(Tensor t)
@@ -68,7 +68,10 @@ internal static class GpuDecoding
             Norm(),
             s.Tied ? embedding : W(s.V, s.D),
             Own(angles.cos()),
-            Own(angles.sin()));
+            Own(angles.sin()))
+        {
+            Biases = biases ? [.. Enumerable.Range(0, s.Layers).Select(_ => Own((randn([(s.H + (2 * s.K)) * s.E], ScalarType.Float32, device) * 0.5).to(ScalarType.BFloat16)))] : [],
+        };
     }
 
     // Pairs of one adapter: every linear, or (sparse) some of them.
@@ -107,7 +110,7 @@ internal static class GpuDecoding
         var owned = new List<Tensor>();
         using var scope = NewDisposeScope();
         random.manual_seed(5);
-        DecoderWeights weights = Random(s, device, owned, 512);
+        DecoderWeights weights = Random(s, device, owned, 512, biases: s.Tied);
         Dictionary<(int, string), LowRankPair>[] adapters = [Adapter(weights, 8, false, device, owned), Adapter(weights, 16, true, device, owned), Adapter(weights, 3, false, device, owned)];
         int[] slots = [-1, 0, 1, 2, 0, -1];
         int[] lengths = [5, 33, 64, 1, 200, 310];
@@ -244,7 +247,8 @@ internal static class GpuDecoding
         Tensor x = weights.Embedding.@float().index_select(0, tensor(sequence.Select(t => (long)t).ToArray(), device: device));
         for (int l = 0; l < weights.LayerCount; l++)
         {
-            Tensor qkv = Linear(Norm(x, weights.Norms[l].Attention), l, 0).view(n, -1, s.HeadSize);
+            Tensor qkv = Linear(Norm(x, weights.Norms[l].Attention), l, 0);
+            qkv = (weights.Biases.Count > 0 ? qkv + weights.Biases[l].@float() : qkv).view(n, -1, s.HeadSize);
             Tensor q = Rope(qkv.narrow(1, 0, s.Heads)).transpose(0, 1);
             Tensor k = Rope(qkv.narrow(1, s.Heads, s.KeyHeads)).transpose(0, 1).repeat_interleave(s.Heads / s.KeyHeads, 0);
             Tensor v = qkv.narrow(1, s.Heads + s.KeyHeads, s.KeyHeads).transpose(0, 1).repeat_interleave(s.Heads / s.KeyHeads, 0);
@@ -257,7 +261,7 @@ internal static class GpuDecoding
         return Norm(x[n - 1], weights.FinalNorm).matmul(weights.Head.@float().t());
     }
 
-    private static int Value(string[] args, string name, int otherwise) =>
+    internal static int Value(string[] args, string name, int otherwise) =>
         args.FirstOrDefault(a => a.StartsWith(name + "=", StringComparison.Ordinal)) is { } given ? int.Parse(given[(name.Length + 1)..], CultureInfo.InvariantCulture) : otherwise;
 
     private static int Time(Device device, string name, Sizes s, string[] args)

@@ -12,7 +12,7 @@ namespace LoraSharp.Benchmarks;
 
 /// <summary>
 /// The fused LoRA step on a GPU: checked against a plain model in float32 by autograd, then timed with random weights.
-/// <c>gpu-train check</c>, <c>gpu-train 1b|8b|0.5b|65b [steps] [nf4] [ckpt] [batch=N] [eager]</c>. One JSON line each, as
+/// <c>gpu-train check</c>, <c>gpu-train 1b|8b|0.5b|65b [steps] [nf4] [ckpt [keep]] [batch=N] [chunk=N] [packed] [eager]</c>. One JSON line each, as
 /// the peers' scripts print.
 /// </summary>
 internal static class GpuTraining
@@ -35,7 +35,7 @@ internal static class GpuTraining
         };
     }
 
-    private static FusedModel Random(Sizes s, Device device, int rank, List<Tensor> owned, ulong seed, bool nf4 = false)
+    private static FusedModel Random(Sizes s, Device device, int rank, List<Tensor> owned, ulong seed, bool nf4 = false, bool biases = false)
     {
         using IDisposable none = no_grad();
         random.manual_seed((long)seed);
@@ -47,16 +47,20 @@ internal static class GpuTraining
 
         Tensor W(long rows, long columns)
         {
-            // A few rows at a time: float32 numbers of the whole would stay in the allocator's cache and count as memory used.
             Tensor made = Own(empty([rows, columns], ScalarType.BFloat16, device));
-            for (long row = 0; row < rows; row += 4096)
+            Fill(made);
+            return made;
+        }
+
+        // A few rows at a time: float32 numbers of the whole would stay in the allocator's cache and count as memory used.
+        void Fill(Tensor matrix)
+        {
+            for (long row = 0; row < matrix.size(0); row += 1024)
             {
                 using var scope = NewDisposeScope();
-                long count = Math.Min(4096, rows - row);
-                made.narrow(0, row, count).copy_(randn([count, columns], ScalarType.Float32, device) * (0.6 / Math.Sqrt(columns)));
+                Tensor rows = matrix.narrow(0, row, Math.Min(1024, matrix.size(0) - row));
+                rows.copy_(randn(rows.shape, ScalarType.Float32, device).mul_(0.6 / Math.Sqrt(matrix.size(1))));
             }
-
-            return made;
         }
 
         // Random codes with scales around 1/√k: what a quantised matrix of that size looks like to the kernels.
@@ -93,9 +97,8 @@ internal static class GpuTraining
                         return;
                     }
 
-                    using var scope = NewDisposeScope();
                     TorchSharp.torch.cuda.manual_seed((long)(seed + own));
-                    view.copy_(randn([rows, columns], ScalarType.Float32, device) * (0.6 / Math.Sqrt(columns)));
+                    Fill(view);
                 },
                 A = Own(randn([rank, columns], ScalarType.Float32, device) * (1 / Math.Sqrt(columns))),
                 B = Own(randn([rows, rank], ScalarType.Float32, device) * 0.02),
@@ -109,7 +112,10 @@ internal static class GpuTraining
         {
             layers.Add(new FusedLayer(
                 Norm(), Norm(), L($"{l}.q", s.H * s.E, s.D), L($"{l}.k", s.K * s.E, s.D), L($"{l}.v", s.K * s.E, s.D), L($"{l}.o", s.D, s.H * s.E),
-                L($"{l}.gate", s.F, s.D), L($"{l}.up", s.F, s.D), L($"{l}.down", s.D, s.F)));
+                L($"{l}.gate", s.F, s.D), L($"{l}.up", s.F, s.D), L($"{l}.down", s.D, s.F))
+            {
+                QkvBias = biases ? Own((randn([(s.H + (2 * s.K)) * s.E], ScalarType.Float32, device) * 0.5).to(ScalarType.BFloat16)) : null,
+            });
         }
 
         Tensor embedding = W(s.V, s.D);
@@ -152,7 +158,8 @@ internal static class GpuTraining
         var s = new Sizes(3, 256, 8, 4, 64, 512, 1024, 2, 256, false);
         var owned = new List<Tensor>();
         using var scope = NewDisposeScope();
-        FusedModel model = Random(s, device, 8, owned, 3, nf4);
+        // Where rows are packed the model has biases too, as Qwen2's.
+        FusedModel model = Random(s, device, 8, owned, 3, nf4, biases: packed);
         long n = (long)s.Rows * s.Length;
         long[] ids = randint(s.V, [n]).to(ScalarType.Int64).data<long>().ToArray();
         int[] borders = packed ? [0, 100, 256, 300, 512] : [0, 256, 512];
@@ -163,7 +170,7 @@ internal static class GpuTraining
         int faults = 0;
         foreach (bool graphs in (bool[])[false, true])
         {
-            var options = new FusedOptions { Rows = s.Rows, Length = s.Length, Packed = packed, Checkpointing = checkpointing, Graphs = graphs, LossChunk = 192, MaxGradNorm = 1, SharedWeights = nf4 };
+            var options = new FusedOptions { Rows = s.Rows, Length = s.Length, MostSequences = borders.Length - 1 + 3, Checkpointing = checkpointing, InputsInHostMemory = checkpointing && packed, Graphs = graphs, LossChunk = 192, MaxGradNorm = 1, SharedWeights = nf4 };
             using var step = new FusedLoraStep(model, options, device);
             // Three times: eager, captured, replayed.
             for (int i = 0; i < 3; i++)
@@ -230,9 +237,10 @@ internal static class GpuTraining
         foreach (FusedLayer l in model.Layers)
         {
             Tensor y = Norm(x, l.AttentionNorm);
-            Tensor q = Rope(Linear(l.Query, y).view(n, s.H, s.E)).transpose(0, 1);
-            Tensor k = Rope(Linear(l.Key, y).view(n, s.K, s.E)).transpose(0, 1).repeat_interleave(s.H / s.K, 0);
-            Tensor v = Linear(l.Value, y).view(n, s.K, s.E).transpose(0, 1).repeat_interleave(s.H / s.K, 0);
+            Tensor Bias(Tensor to, long from) => l.QkvBias is { } bias ? to + bias.narrow(0, from, to.shape[1]).@float() : to;
+            Tensor q = Rope(Bias(Linear(l.Query, y), 0).view(n, s.H, s.E)).transpose(0, 1);
+            Tensor k = Rope(Bias(Linear(l.Key, y), s.H * s.E).view(n, s.K, s.E)).transpose(0, 1).repeat_interleave(s.H / s.K, 0);
+            Tensor v = Bias(Linear(l.Value, y), (s.H + s.K) * s.E).view(n, s.K, s.E).transpose(0, 1).repeat_interleave(s.H / s.K, 0);
             Tensor p = (q.matmul(k.transpose(-1, -2)) * model.Shape.AttentionScale).masked_fill(seen.logical_not(), float.NegativeInfinity).softmax(-1);
             x = x + Linear(l.Output, p.matmul(v).transpose(0, 1).reshape(n, s.H * s.E));
             y = Norm(x, l.MlpNorm);
@@ -250,8 +258,7 @@ internal static class GpuTraining
         int steps = args.Length > 1 ? int.Parse(args[1], CultureInfo.InvariantCulture) : 8;
         bool checkpointing = args.Contains("ckpt");
         bool nf4 = args.Contains("nf4");
-        int rows = args.FirstOrDefault(a => a.StartsWith("batch=", StringComparison.Ordinal)) is { } batch ? int.Parse(batch[6..], CultureInfo.InvariantCulture) : s.Rows;
-        s = s with { Rows = rows };
+        s = s with { Rows = GpuDecoding.Value(args, "batch", s.Rows) };
         var owned = new List<Tensor>();
         // The context exists from the first tensor on.
         zeros(1, device: device).Dispose();
@@ -260,11 +267,12 @@ internal static class GpuTraining
         using (var scope = NewDisposeScope())
         {
             FusedModel model = Random(s, device, 16, owned, 1, nf4);
-            var options = new FusedOptions { Rows = s.Rows, Length = s.Length, Checkpointing = checkpointing, Graphs = !args.Contains("eager"), SharedWeights = nf4 };
-            backends.cuda.enable_flash_sdp(!args.Contains("cudnn"));
+            var options = new FusedOptions { Rows = s.Rows, Length = s.Length, MostSequences = args.Contains("packed") ? 64 * s.Rows : s.Rows, Checkpointing = checkpointing, InputsInHostMemory = checkpointing && !args.Contains("keep"), LossChunk = GpuDecoding.Value(args, "chunk", 0), Graphs = !args.Contains("eager"), SharedWeights = nf4 };
             using var step = new FusedLoraStep(model, options, device);
             long n = (long)s.Rows * s.Length;
-            int[] positions = [.. Enumerable.Range(0, (int)n).Select(i => i % s.Length)];
+            // Packed: rows of three documents.
+            int[]? borders = args.Contains("packed") ? [.. Enumerable.Range(0, s.Rows).SelectMany(r => (int[])[r * s.Length, (r * s.Length) + (s.Length / 5), (r * s.Length) + (s.Length / 2)]), (int)n] : null;
+            int[] positions = [.. Enumerable.Range(0, (int)n).Select(i => i - (borders?.Last(b => b <= i) ?? (i / s.Length * s.Length)))];
             var times = new List<double>();
             (double Loss, double GradientNorm) read = default;
             for (int i = 0; i < steps + 4; i++)
@@ -273,7 +281,7 @@ internal static class GpuTraining
                 long[] labels = [.. Enumerable.Range(0, (int)n).Select(j => (j + 1) % s.Length == 0 ? -100 : ids[j + 1])];
                 step.Synchronize();
                 long began = Stopwatch.GetTimestamp();
-                step.MicroStep(ids, labels, positions, null, 1.0 / labels.Count(l => l >= 0), true);
+                step.MicroStep(ids, labels, positions, borders, 1.0 / labels.Count(l => l >= 0), true);
                 step.Optimize(1e-4);
                 step.Synchronize();
                 if (i >= 4)
@@ -287,7 +295,7 @@ internal static class GpuTraining
             times.Sort();
             double median = times[times.Count / 2];
             (long Free, long Total) end = CudaDriver.Memory();
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"ours\":\"fused{(options.Graphs ? "+graphs" : "")}\",\"model\":\"{name}\",\"base\":\"{(nf4 ? "nf4+dq" : "bf16")}\",\"seq\":{s.Length},\"batch\":{s.Rows},\"rank\":16,\"ckpt\":{(checkpointing ? "true" : "false")},\"tok_s\":{n / median * 1000:0},\"ms\":{median:0.0},\"device_gib_used\":{(end.Total - end.Free - before) / (double)(1 << 30):0.00},\"loss\":{read.Loss:0.000}}}"));
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"ours\":\"fused{(options.Graphs ? "+graphs" : "")}\",\"model\":\"{name}\",\"base\":\"{(nf4 ? "nf4+dq" : "bf16")}\",\"seq\":{s.Length},\"batch\":{s.Rows},\"rank\":16,\"packed\":{(borders is null ? "false" : "true")},\"ckpt\":{(checkpointing ? "true" : "false")},\"tok_s\":{n / median * 1000:0},\"ms\":{median:0.0},\"device_gib_used\":{(end.Total - end.Free - before) / (double)(1 << 30):0.00},\"loss\":{read.Loss:0.000}}}"));
         }
 
         owned.ForEach(t => t.Dispose());

@@ -25,7 +25,7 @@ internal sealed class ServeOptions
     private readonly Option<long> _cache = new("--kv-tokens") { Description = "Tokens that the key-value cache holds at most; 0 for as many as its memory.", HelpName = "N", DefaultValueFactory = _ => EngineDefaults.CacheTokens };
     private readonly Option<int> _step = new("--step-tokens") { Description = "Tokens computed in one step: longer prompts are cut into pieces, between which others get their next token.", HelpName = "N", DefaultValueFactory = _ => EngineDefaults.StepTokens };
     private readonly Option<bool> _unshared = new("--no-prefix-cache") { Description = "Compute every prompt from its beginning, also where another began alike." };
-    private readonly Option<bool> _fused = new("--fused-decode") { Description = "On a GPU, decode a Llama-shaped bfloat16 base by kernels and CUDA graphs of our own. Checked on a card by gpu-decode, not yet behind the server." };
+    private readonly Option<bool> _fused = new("--no-fused-decode") { Description = "On a GPU, decode by libtorch's operators also where there are kernels and CUDA graphs of our own (Llama-shaped bfloat16 bases)." };
     private readonly Option<int> _length = new("--max-length") { Description = "Longest sequence; 0 for the model's own limit.", HelpName = "N" };
     private readonly Option<int> _answer = new("--default-max-tokens") { Description = "Length of a chat's answer when the request says nothing.", HelpName = "N", DefaultValueFactory = _ => Defaults.DefaultMaxTokens };
     private readonly Option<int> _loaded = new("--max-loaded-adapters") { Description = "Adapters kept in memory; the least recently used one makes room.", HelpName = "N", DefaultValueFactory = _ => EngineDefaults.MaxLoadedAdapters };
@@ -83,7 +83,7 @@ internal sealed class ServeOptions
         CacheTokens = parsed.GetValue(_cache) is var tokens and >= 0 ? tokens : throw new LoraSharpException($"--kv-tokens {parsed.GetValue(_cache)}: expected 0 (no bound but the memory's) or more."),
         StepTokens = Math.Max(Positive(parsed, _step), Positive(parsed, _batch)),
         PrefixCache = !parsed.GetValue(_unshared),
-        FusedDecode = parsed.GetValue(_fused),
+        FusedDecode = !parsed.GetValue(_fused),
         MaxLength = parsed.GetValue(_length) is var length and >= 0 ? length : throw new LoraSharpException($"--max-length {parsed.GetValue(_length)}: expected 0 (the model's own limit) or more."),
         MaxLoadedAdapters = Positive(parsed, _loaded),
     };

@@ -1,3 +1,4 @@
+using LoraSharp.Tensors;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Adapters;
@@ -8,7 +9,7 @@ namespace LoraSharp.Adapters;
 /// </summary>
 public sealed class DropoutSource : IDisposable
 {
-    private Generator? _generator;
+    private readonly SeededDraws _draws = new();
 
     /// <summary>Creates the source.</summary>
     public DropoutSource(long seed) => Seed = seed;
@@ -19,21 +20,12 @@ public sealed class DropoutSource : IDisposable
     /// <summary>Number of the micro-batch, which the trainer advances and a checkpoint stores.</summary>
     public long MicroBatch { get; set; }
 
-    /// <summary>A generator that always gives the same numbers for this layer in this micro-batch.</summary>
-    internal Generator For(long layer, Device device)
-    {
-        if (_generator is null || _generator.device.type != device.type || _generator.device.index != device.index)
-        {
-            _generator?.Dispose();
-            _generator = new Generator(0, device);
-        }
-
-        _generator.manual_seed((long)(Mix(Mix(Mix((ulong)Seed) ^ (ulong)MicroBatch) ^ (ulong)layer) >> 1));
-        return _generator;
-    }
+    /// <summary>Fills a tensor with ones, and zeros where something is dropped: always the same for this layer in this micro-batch.</summary>
+    internal Tensor Mask(Tensor target, double keep, long layer) =>
+        _draws.Bernoulli(target, keep, (long)(Mix(Mix(Mix((ulong)Seed) ^ (ulong)MicroBatch) ^ (ulong)layer) >> 1));
 
     /// <inheritdoc/>
-    public void Dispose() => _generator?.Dispose();
+    public void Dispose() => _draws.Dispose();
 
     // The finaliser of SplitMix64 (Steele et al. 2014): neighbouring numbers give unrelated seeds.
     private static ulong Mix(ulong value)

@@ -72,7 +72,7 @@ internal sealed class GroupedFactors(AdapterSet adapters, string layer, int inde
         }
 
         double keep = 1 - probability;
-        Tensor mask = empty(input.shape[1..], input.dtype, input.device).bernoulli_(keep, adapters.Dropout.For(index, input.device)).div_(keep);
+        Tensor mask = adapters.Dropout.Mask(empty(input.shape[1..], input.dtype, input.device), keep, index).div_(keep);
         return input * mask;
     }
 

@@ -504,8 +504,7 @@ public sealed class LoraLinear : LinearLayer
 
         // One mask for the whole micro-batch: ranks live or die together.
         double keep = 1 - adapter.RankDropout;
-        using Tensor mask = empty([module.Rank], hidden.dtype, hidden.device)
-            .bernoulli_(keep, _adapters.Dropout.For(_index + (1L << 32), hidden.device));
+        using Tensor mask = _adapters.Dropout.Mask(empty([module.Rank], hidden.dtype, hidden.device), keep, _index + (1L << 32));
         return hidden * (mask / keep);
     }
 
@@ -518,7 +517,7 @@ public sealed class LoraLinear : LinearLayer
         }
 
         double keep = 1 - probability;
-        Tensor mask = empty_like(input).bernoulli_(keep, _adapters.Dropout.For(_index, input.device)).div_(keep);
+        Tensor mask = _adapters.Dropout.Mask(empty_like(input), keep, _index).div_(keep);
         return input * mask;
     }
 }

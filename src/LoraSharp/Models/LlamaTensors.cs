@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace LoraSharp.Models;
 
-/// <summary>Sizes of a Llama-shaped decoder: pre-norm RMSNorm, grouped-query attention with RoPE over whole heads, SwiGLU.</summary>
+/// <summary>Sizes of a Llama-shaped decoder: pre-norm RMSNorm, grouped-query attention with RoPE over whole heads and maybe biases on q, k and v, SwiGLU.</summary>
 internal sealed record LlamaShape
 {
     /// <summary>Hidden size d.</summary>
@@ -46,7 +46,7 @@ internal sealed record LlamaShape
 
 /// <summary>
 /// A Llama-shaped model's tensors besides its linear layers, for code that runs the model by kernels of its own on a GPU.
-/// The tensors stay the model's, but for the tables of angles.
+/// The tensors stay the model's, but for the tables of angles and the biases.
 /// </summary>
 internal sealed class LlamaTensors : IDisposable
 {
@@ -59,11 +59,12 @@ internal sealed class LlamaTensors : IDisposable
         ["mlp.down_proj"],
     ];
 
-    private LlamaTensors(LlamaShape shape, Tensor embedding, IReadOnlyList<(Tensor Attention, Tensor Mlp)> norms, Tensor finalNorm, Tensor head, Tensor cosines, Tensor sines)
+    private LlamaTensors(LlamaShape shape, Tensor embedding, IReadOnlyList<(Tensor Attention, Tensor Mlp)> norms, IReadOnlyList<Tensor> biases, Tensor finalNorm, Tensor head, Tensor cosines, Tensor sines)
     {
         Shape = shape;
         Embedding = embedding;
         Norms = norms;
+        Biases = biases;
         FinalNorm = finalNorm;
         Head = head;
         Cosines = cosines;
@@ -78,6 +79,9 @@ internal sealed class LlamaTensors : IDisposable
 
     /// <summary>The two norms [d] of each layer.</summary>
     public IReadOnlyList<(Tensor Attention, Tensor Mlp)> Norms { get; }
+
+    /// <summary>Of q, k and v [(h + 2·kv)·e] of each layer, none where the model has none; owned by this.</summary>
+    public IReadOnlyList<Tensor> Biases { get; }
 
     /// <summary>[d].</summary>
     public Tensor FinalNorm { get; }
@@ -99,9 +103,9 @@ internal sealed class LlamaTensors : IDisposable
         RopeSpec? rope = c.Layers[0].Rope;
         return model.Device.type != TorchSharp.DeviceType.CUDA ? "it runs on a GPU"
             : model.DType != ScalarType.BFloat16 ? "it computes in bfloat16"
-            : c.ModelType is not ("llama" or "mistral") ? $"it knows llama and mistral, not {c.ModelType}"
+            : c.ModelType is not ("llama" or "mistral" or "qwen2") ? $"it knows llama, mistral and qwen2, not {c.ModelType}"
             : c.Layers.Any(l => l.Window is not null || l.Sparse || l.Rope != rope) || rope is null || rope.DependsOnLength || rope.Interleaved || rope.Rotated != a.HeadSize ? "windows, experts and other rotary embeddings are not in it"
-            : a.QkvBias || a.OutputBias || c.FeedForward.Bias || c.HeadBias ? "biases are not in it"
+            : a.OutputBias || c.FeedForward.Bias || c.HeadBias ? "biases besides those of q, k and v are not in it"
             : c.VocabularySize % 8 != 0 || c.HiddenSize % 8 != 0 || a.HeadSize % 8 != 0 || c.FeedForward.Size % 8 != 0 ? "sizes must be multiples of 8"
             : null;
     }
@@ -119,21 +123,29 @@ internal sealed class LlamaTensors : IDisposable
         Tensor places = arange(positions, ScalarType.Int64, model.Device).unsqueeze(0);
         RotaryAngles angles = RotaryEmbedding.Angles(c.Layers[0].Rope!, places, positions, ScalarType.Float32);
         Tensor Table(Tensor t) => t.contiguous().view(positions, a.HeadSize / 2).clone().DetachFromDisposeScope();
+        IReadOnlyList<Tensor> biases = !a.QkvBias ? [] : [.. Enumerable.Range(0, c.Layers.Count).Select(l =>
+            cat([.. LinearGroups[0].Select(n => parameters[$"{c.Names.Layers}.{l}.{n}.bias"])], 0).to(ScalarType.BFloat16).DetachFromDisposeScope())];
         string prefix = c.Names.Layers[..c.Names.Layers.LastIndexOf('.')];
         Tensor embedding = parameters[$"{prefix}.embed_tokens.weight"];
         return new LlamaTensors(
             LlamaShape.Of(c),
             embedding,
             [.. Enumerable.Range(0, c.Layers.Count).Select(l => (parameters[$"{c.Names.Layers}.{l}.input_layernorm.weight"], parameters[$"{c.Names.Layers}.{l}.post_attention_layernorm.weight"]))],
+            biases,
             parameters[$"{prefix}.norm.weight"],
             parameters.GetValueOrDefault(c.Names.Head + ".weight", embedding),
             Table(angles.Cos),
             Table(angles.Sin));
     }
 
-    /// <summary>Frees the tables of angles.</summary>
+    /// <summary>Frees the tables of angles and the biases.</summary>
     public void Dispose()
     {
+        foreach (Tensor bias in Biases)
+        {
+            bias.Dispose();
+        }
+
         Cosines.Dispose();
         Sines.Dispose();
     }

@@ -91,7 +91,7 @@ public sealed unsafe class FourBitWeight : IQuantizedMatrix
         && _packed.device_type == DeviceType.CPU && FourBitMultiplier.Supports(Columns, BlockSize);
 
     /// <summary>Quantises a matrix in its own precision.</summary>
-    /// <param name="matrix">[f, k], contiguous, float32, bfloat16 or float16, on the CPU.</param>
+    /// <param name="matrix">[f, k], float32, bfloat16 or float16; quantised on the CPU, wherever it lies.</param>
     /// <param name="name">For messages.</param>
     /// <param name="options">Type, block size, double quantisation.</param>
     /// <param name="device">Where the result goes.</param>
@@ -104,7 +104,7 @@ public sealed unsafe class FourBitWeight : IQuantizedMatrix
         using var scope = NewDisposeScope();
         long count = matrix.NumberOfElements;
         FourBitCodebook codebook = FourBitCodebook.Of(options.Type);
-        Tensor flat = matrix.contiguous();
+        Tensor flat = matrix.cpu().contiguous();
         Tensor packed = empty([FourBitReference.PackedBytes(count), 1], ScalarType.Byte);
         Tensor absmax = empty([FourBitReference.Blocks(count, options.BlockSize)], ScalarType.Float32);
         FourBitQuantizer.Quantize((void*)AtenTensor.DataPointer(flat), flat.dtype.ToElementType(), count, options.BlockSize, codebook, (byte*)AtenTensor.DataPointer(packed), (float*)AtenTensor.DataPointer(absmax));

@@ -46,9 +46,9 @@ public sealed record EngineLimits
 
     /// <summary>
     /// Whether a Llama-shaped bf16 base on a GPU runs by the decoder with kernels and graphs of its own; what it does not know
-    /// goes the plain way. Off by default: behind the engine it has been tested with a stand-in only.
+    /// goes the plain way. Default true.
     /// </summary>
-    public bool FusedDecode { get; init; }
+    public bool FusedDecode { get; init; } = true;
 
     // Bytes of the cache that are taken without being asked for: a laptop does other things too.
     private const long Usual = 1L << 30;

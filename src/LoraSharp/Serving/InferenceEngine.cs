@@ -215,7 +215,7 @@ public sealed partial class InferenceEngine : IDisposable
 
     private static IStepRunner Runner(IStepRunner plain, CausalLanguageModel model, AdapterSet adapters, PagedCache cache, EngineLimits limits, int longest, Action<string> notes)
     {
-        if (!limits.FusedDecode)
+        if (!limits.FusedDecode || model.Device.type != DeviceType.CUDA)
         {
             return plain;
         }

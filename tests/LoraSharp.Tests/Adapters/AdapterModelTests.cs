@@ -355,7 +355,7 @@ internal sealed class AdaptedModel : IDisposable
     {
         _source = ModelSource.OpenFolder(Path.IsPathRooted(folder) ? folder : Fixtures.Path(folder));
         Adapters = new AdapterSet { AcceptOtherBases = acceptOtherBases };
-        _model = ModelLoader.Load(_source, new LoraLinearFactory(Adapters, new DenseLinearFactory()), dtype ?? ScalarType.Float32, CPU);
+        _model = ModelLoader.Load(_source, new LoraLinearFactory(Adapters, new DenseLinearFactory()), dtype ?? ScalarType.Float32, TestDevice.Current);
     }
 
     public AdapterSet Adapters { get; }
@@ -369,7 +369,8 @@ internal sealed class AdaptedModel : IDisposable
         using IDisposable mode = grad ? enable_grad() : no_grad();
         using var scope = NewDisposeScope();
         using var attention = new PaddedAttention();
-        return _model.Forward(ids, arange(ids.shape[1], ScalarType.Int64).unsqueeze(0), attention).MoveToOuterDisposeScope();
+        Device device = _model.Device;
+        return _model.Forward(ids.to(device), arange(ids.shape[1], ScalarType.Int64, device).unsqueeze(0), attention).cpu().MoveToOuterDisposeScope();
     }
 
     public float Difference(Tensor ids, string golden, string name)

@@ -22,7 +22,7 @@ internal sealed class Golden : IDisposable
         set_num_threads(1);
         _source = ModelSource.OpenFolder(folder);
         _file = SafetensorsFile.Open(Path.Combine(folder, "golden.safetensors"));
-        Model = ModelLoader.Load(_source, factory ?? new DenseLinearFactory(), dtype, CPU);
+        Model = ModelLoader.Load(_source, factory ?? new DenseLinearFactory(), dtype, TestDevice.Current);
     }
 
     public CausalLanguageModel Model { get; }
@@ -31,7 +31,7 @@ internal sealed class Golden : IDisposable
     public static IEnumerable<string> Names() =>
         Directory.EnumerateDirectories(Fixtures.Path("models")).Select(d => Path.GetFileName(d)!).Order(StringComparer.Ordinal);
 
-    public static Tensor Arange(Tensor ids) => arange(ids.shape[1], ScalarType.Int64).unsqueeze(0);
+    public static Tensor Arange(Tensor ids) => arange(ids.shape[1], ScalarType.Int64, ids.device).unsqueeze(0);
 
     /// <summary>Largest difference divided by the largest magnitude of the reference.</summary>
     public static double Difference(Tensor expected, Tensor actual)
@@ -40,7 +40,7 @@ internal sealed class Golden : IDisposable
         return ((expected - actual).abs().max() / expected.abs().max()).item<float>();
     }
 
-    public Tensor Read(string tensor) => TensorBytes.ToTensor(_file.Read(tensor), null, CPU);
+    public Tensor Read(string tensor) => TensorBytes.ToTensor(_file.Read(tensor), null, TestDevice.Current);
 
     public void Dispose()
     {

@@ -44,9 +44,9 @@ public sealed class QloraTests
         Tensor Logits(ITensorSource tensors, ILinearFactory factory)
         {
             using var view = new ModelSource("m", source.Location, source.Config, new Borrowed(tensors));
-            using CausalLanguageModel model = ModelLoader.Load(view, factory, ScalarType.Float32, CPU);
+            using CausalLanguageModel model = ModelLoader.Load(view, factory, ScalarType.Float32, TestDevice.Current);
             using var attention = new PaddedAttention();
-            Tensor logits = model.Forward(ids, arange(ids.shape[1]).unsqueeze(0), attention);
+            Tensor logits = model.Forward(ids.to(model.Device), arange(ids.shape[1], device: model.Device).unsqueeze(0), attention).cpu();
             (factory as IDisposable)?.Dispose();
             return logits;
         }
@@ -58,13 +58,14 @@ public sealed class QloraTests
     {
         using SafetensorsFile golden = SafetensorsFile.Open(Fixtures.Path("nf4/qlora/golden.safetensors"));
         using var outer = NewDisposeScope();
-        Tensor ids = Read(golden, "input_ids"), labels = Read(golden, "labels"), mask = Read(golden, "attention_mask");
+        Device device = TestDevice.Current;
+        Tensor ids = Read(golden, "input_ids").to(device), labels = Read(golden, "labels").to(device), mask = Read(golden, "attention_mask").to(device);
         float[] losses = Read(golden, "loss").data<float>().ToArray();
         float[] norms = Read(golden, "grad_norm").data<float>().ToArray();
         using ModelSource source = ModelSource.OpenFolder(Fixtures.Path("nf4/base_bf16"));
         using var adapters = new AdapterSet();
         using var quantized = new Nf4LinearFactory(new QuantizationOptions(), new DenseLinearFactory());
-        using CausalLanguageModel model = ModelLoader.Load(source, new LoraLinearFactory(adapters, quantized), ScalarType.Float32, CPU);
+        using CausalLanguageModel model = ModelLoader.Load(source, new LoraLinearFactory(adapters, quantized), ScalarType.Float32, TestDevice.Current);
         adapters.Load(AdapterFolder.Open(Fixtures.Path("nf4/qlora/initial")), trainable: true);
         adapters.Select(AdapterSet.DefaultName);
         adapters.Training = true;
@@ -79,7 +80,7 @@ public sealed class QloraTests
             using var scope = NewDisposeScope();
             gradients.Clear();
             using var attention = new PaddedAttention(mask[step]);
-            Tensor logits = model.Forward(ids[step], arange(16).unsqueeze(0), attention);
+            Tensor logits = model.Forward(ids[step], arange(16, device: device).unsqueeze(0), attention);
             Tensor loss = nn.functional.cross_entropy(logits.narrow(1, 0, 15).reshape(-1, 160), labels[step].narrow(1, 1, 15).reshape(-1), ignore_index: -100);
             loss.backward();
             Tensor norm = gradients.Norm();
@@ -93,7 +94,7 @@ public sealed class QloraTests
         foreach (NamedTensor tensor in trainable)
         {
             Tensor expected = Read(final, "base_model.model." + tensor.Name.Replace(".default.", ".", StringComparison.Ordinal));
-            Assert.True(expected.allclose(tensor.Value, 1e-3, 2e-4), $"{tensor.Name}: {(expected - tensor.Value).abs().max().item<float>()}");
+            Assert.True(expected.allclose(tensor.Value.cpu(), 1e-3, 2e-4), $"{tensor.Name}: {(expected - tensor.Value.cpu()).abs().max().item<float>()}");
         }
     }
 

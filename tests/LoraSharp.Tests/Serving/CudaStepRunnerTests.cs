@@ -69,12 +69,15 @@ public sealed class CudaStepRunnerTests
     }
 
     [Fact]
-    public async Task Asked_for_where_it_cannot_run_it_says_why()
+    public async Task Without_a_gpu_nothing_is_said_about_it()
     {
         await using var bench = new EngineBench(Fixtures.Path(Model), []);
         var notes = new List<string>();
-        using InferenceEngine engine = bench.Served.CreateEngine(new EngineLimits { MaxLength = 64, FusedDecode = true }, notes.Add);
-        Assert.Equal("The fused decoder is not used: it runs on a GPU.", Assert.Single(notes));
+        Job job = new(null, [5, 9, 11, 3], 6, 0);
+        using InferenceEngine engine = bench.Served.CreateEngine(new EngineLimits { MaxLength = 64 }, notes.Add);
+        Assert.Equal(bench.Expected(job), await EngineBench.RunAsync(engine, job));
+        Assert.Empty(notes);
+        Assert.Equal("it runs on a GPU", CudaStepRunner.Obstacle(bench.Served.Model, bench.Served.Adapters));
     }
 
     private static InferenceEngine Engine(EngineBench bench, EngineLimits limits, Func<IRowDecoder> create, Action<string>? notes = null)

@@ -25,7 +25,7 @@ public sealed class FamilyTrainingTests
         using ModelSource source = ModelSource.OpenFolder(folder);
         using var golden = SafetensorsFile.Open(Path.Combine(folder, "golden.safetensors"));
         using var adapters = new AdapterSet();
-        using CausalLanguageModel model = ModelLoader.Load(source, new LoraLinearFactory(adapters, new DenseLinearFactory()), ScalarType.Float32, CPU);
+        using CausalLanguageModel model = ModelLoader.Load(source, new LoraLinearFactory(adapters, new DenseLinearFactory()), ScalarType.Float32, TestDevice.Current);
         string[] trained = [.. model.Parameters.Select(p => p.Name)];
         Dictionary<string, Tensor> before = trained.Distinct().ToDictionary(n => n, n => model.Parameters.First(p => p.Name == n).Value.detach().clone());
         adapters.Create(new LoraOptions { Rank = 4, Alpha = 8, Targets = ModuleSelector.Parse("all-linear") }, seed: 1);

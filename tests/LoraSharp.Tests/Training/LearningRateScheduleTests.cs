@@ -30,7 +30,7 @@ public sealed class LearningRateScheduleTests
     {
         IReadOnlyList<string> faults = new TrainerOptions { LearningRate = -1, Beta2 = 1, KeepLast = 0 }.Validate();
         Assert.Equal(3, faults.Count);
-        Assert.Equal("training.learning_rate: expected a positive number, found -1", faults[0]);
+        Assert.Equal("training.learning_rate: expected 0 or more, found -1", faults[0]);
         Assert.Empty(new TrainerOptions().Validate());
     }
 

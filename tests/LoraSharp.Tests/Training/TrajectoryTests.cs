@@ -78,7 +78,7 @@ public sealed class TrajectoryTests
         string initial = Path.Combine(folder, "initial");
         bool full = !Directory.Exists(initial);
         using var adapters = new AdapterSet();
-        using CausalLanguageModel model = ModelLoader.Load(source, full ? new DenseLinearFactory(trainable: true) : new LoraLinearFactory(adapters, new DenseLinearFactory()), ScalarType.Float32, CPU);
+        using CausalLanguageModel model = ModelLoader.Load(source, full ? new DenseLinearFactory(trainable: true) : new LoraLinearFactory(adapters, new DenseLinearFactory()), ScalarType.Float32, TestDevice.Current);
         if (!full)
         {
             using AdapterFolder start = AdapterFolder.Open(initial);
@@ -135,7 +135,7 @@ public sealed class TrajectoryTests
         {
             using var scope = NewDisposeScope();
             Tensor expected = TensorBytes.ToTensor(final.Read(name), null, CPU);
-            double difference = (expected - value.detach()).abs().max().item<float>();
+            double difference = (expected - value.detach().cpu()).abs().max().item<float>();
             Assert.True(difference <= 1e-4, $"{name} differs by {difference}");
             compared++;
         }

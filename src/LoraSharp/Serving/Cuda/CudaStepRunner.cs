@@ -196,6 +196,7 @@ internal sealed class CudaStepRunner : IStepRunner
 
         return new DecoderWeights(tensors.Shape, tensors.Embedding, tensors.Norms, matrices, tensors.FinalNorm, tensors.Head, tensors.Cosines, tensors.Sines)
         {
+            Biases = tensors.Biases,
             Owned = [tensors, .. matrices.SelectMany(m => m)],
         };
     }

@@ -28,6 +28,8 @@ internal sealed record DecoderWeights(
     /// <summary>What is freed with the decoder: tensors made for it alone.</summary>
     public IReadOnlyList<IDisposable> Owned { get; init; } = [];
 
+    /// <summary>Biases of q, k and v of each layer [(h + 2·kv)·e], bf16; empty without.</summary>
+    public IReadOnlyList<Tensor> Biases { get; init; } = [];
 
     /// <summary>Layers.</summary>
     public int LayerCount => Matrices.Count;

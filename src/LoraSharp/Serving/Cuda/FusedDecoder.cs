@@ -42,7 +42,7 @@ internal readonly record struct DecoderRow(int Token, int Position, int Sequence
 
 /// <summary>
 /// Runs a Llama-shaped base in bf16 for many sequences at once on a GPU, each row on its own adapter: paged caches, the
-/// adapters' products beside the base's on a second stream and added in the kernels that follow, tokens chosen on the
+/// adapters' products beside the base's on a second stream, added by the kernels that follow, tokens chosen on the
 /// device, decode steps replayed from CUDA graphs at a ladder of batch sizes. <c>TextGenerator</c> is the reference.
 /// </summary>
 /// <remarks>
@@ -92,6 +92,7 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
     private readonly Tensor _gateUp;
     private readonly Tensor _activation;
     private readonly Tensor _projected;
+    private readonly Tensor _extra;
     private readonly Tensor _partial;
     private readonly Tensor _arrived;
     private readonly Tensor _last;
@@ -146,7 +147,8 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
         _delta = Half(n, s.Size);
         _gateUp = Half(n, 2 * s.Inner);
         _activation = Half(n, s.Inner);
-        _projected = Own(zeros([4, n, options.MaxRank], ScalarType.Float32, device));
+        _projected = Own(zeros([n, options.MaxRank], ScalarType.Float32, device));
+        _extra = Half(n, Math.Max(2 * s.Inner, _qkv.shape[1]));
         _partial = Own(zeros([MostParts * Ladder[^1] * s.Heads * (s.HeadSize + 2) / 4], ScalarType.Float32, device));
         _arrived = Own(zeros([n * s.KeyHeads], ScalarType.Int32, device));
         _last = Half(c, s.Size);
@@ -318,7 +320,7 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
         else
         {
             _stream.Synchronize();
-            _graphs[key] = CudaGraph.Capture(Work);
+            _graphs[key] = CudaGraph.Capture(Work, _stream);
             _graphs[key].Replay();
         }
     }
@@ -349,22 +351,22 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
         Launch("embed", (n, 1, 1), 256, _weights.Embedding, _tokens, x, (int)s.Size);
         for (int l = 0; l < _weights.LayerCount; l++)
         {
-            AddNorm(l == 0 ? null : delta, l == 0 || !adapters ? null : Adapters.Table(l - 1, 3), 3, _weights.Norms[l].Attention, x, y, n);
+            AddNorm(l == 0 ? null : delta, Extra(3, adapters), _weights.Norms[l].Attention, x, y, n);
             Multiply(y, l, 0, qkv, adapters, n);
             Launch(
-                "finish_qkv", (n, ((heads * s.HeadSize / 2) + 127) / 128, 1), 128, qkv, Table(l, 0, adapters), _slots, Projected(0), _options.MaxRank, _positions, _sequences,
-                _pages, _pagesOfSequence, _weights.Cosines, _weights.Sines, _keys[l], _values[l], (int)s.Heads, (int)s.KeyHeads, (int)s.HeadSize, _options.PageTokens);
+                "finish_qkv", (n, ((heads * s.HeadSize / 2) + 127) / 128, 1), 128, qkv, _weights.Biases.Count > 0 ? _weights.Biases[l] : (KernelArgument)(nint)0, Extra(0, adapters), _slots, _positions, _sequences, _pages,
+                _pagesOfSequence, _weights.Cosines, _weights.Sines, _keys[l], _values[l], (int)s.Heads, (int)s.KeyHeads, (int)s.HeadSize, _options.PageTokens);
             Launch(
                 _attend, (n, s.KeyHeads, parts), 256, qkv, (int)qkv.shape[1], _keys[l], _values[l], _positions, _sequences, _pages, _pagesOfSequence, attention, _partial, _arrived,
                 (int)s.Heads, (int)s.KeyHeads, _group, _options.PageTokens, (float)s.AttentionScale);
             Multiply(attention, l, 1, delta, adapters, n);
-            AddNorm(delta, adapters ? Adapters.Table(l, 1) : null, 1, _weights.Norms[l].Mlp, x, y, n);
+            AddNorm(delta, Extra(1, adapters), _weights.Norms[l].Mlp, x, y, n);
             Multiply(y, l, 2, gateUp, adapters, n);
-            Launch("expand_swiglu", (((s.Inner / 2) + 127) / 128, n, 1), 128, gateUp, Table(l, 2, adapters), _slots, Projected(2), _options.MaxRank, activation, (int)s.Inner);
+            Launch("add_swiglu", (((s.Inner / 2) + 127) / 128, n, 1), 128, gateUp, Extra(2, adapters), _slots, activation, (int)s.Inner);
             Multiply(activation, l, 3, delta, adapters, n);
         }
 
-        AddNorm(delta, adapters ? Adapters.Table(_weights.LayerCount - 1, 3) : null, 3, _weights.FinalNorm, x, y, n);
+        AddNorm(delta, Extra(3, adapters), _weights.FinalNorm, x, y, n);
         if (c == 0)
         {
             return;
@@ -382,15 +384,10 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
         Launch("choose", (c, 1, 1), 1024, logits, (int)s.Vocabulary, _temperatures, _seeds, _chosenRows, _tokens, _positions, _chosen, _logProbabilities, advance ? 1 : 0);
     }
 
-    private void AddNorm(Tensor? delta, Tensor? table, int group, Tensor weight, Tensor x, Tensor y, int n)
-    {
-        KernelArgument none = (nint)0;
-        Launch(
-            "add_expand_rmsnorm", (n, 1, 1), 512, x, delta is null ? none : delta, table is null ? none : table, _slots, Projected(group), _options.MaxRank, weight, x, y,
-            (int)_weights.Shape.Size, (float)_weights.Shape.Epsilon);
-    }
+    private void AddNorm(Tensor? delta, KernelArgument extra, Tensor weight, Tensor x, Tensor y, int n) =>
+        Launch("add_rmsnorm", (n, 1, 1), 512, x, delta is null ? (KernelArgument)(nint)0 : delta, extra, _slots, weight, x, y, (int)_weights.Shape.Size, (float)_weights.Shape.Epsilon);
 
-    // The base's product on this stream, the adapters' narrow ones beside it.
+    // The base's product on this stream, the adapters' two narrow ones beside it; the kernel that follows adds them.
     private void Multiply(Tensor x, int layer, int group, Tensor y, bool adapters, int n)
     {
         bool beside = adapters && _ranks[group] > 0;
@@ -399,8 +396,14 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
             int k = (int)_weights.Inputs[group];
             int split = k >= 4096 ? 4 : k >= 2048 ? 2 : 1;
             int outputs = 8 / split;
+            IReadOnlyList<long> rows = _weights.PartRows[group];
+            int width = (int)rows.Sum();
+            int first = (int)rows[0];
+            Tensor table = Adapters.Table(layer, group);
             Order(_stream.Stream, _forked, _side);
-            _kernels.LaunchOn(_side, "shrink", (n, (_ranks[group] + outputs - 1) / outputs, 1), 256, 0, x, Adapters.Table(layer, group), _slots, Projected(group), k, _options.MaxRank, split);
+            _kernels.LaunchOn(_side, "shrink", (n, (_ranks[group] + outputs - 1) / outputs, 1), 256, 0, x, table, _slots, _projected, k, _options.MaxRank, split);
+            _kernels.LaunchOn(
+                _side, "expand", (((width / 2) + 255) / 256, n, 1), 256, 0, table, _slots, _projected, _options.MaxRank, _extra, width, first, first + (int)rows.ElementAtOrDefault(1));
         }
 
         Mm(x, _transposed[layer][group], y);
@@ -419,9 +422,7 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
 
     private static void Mm(Tensor a, Tensor b, Tensor c) => new AtenCall("aten::mm", "out").Add(a).Add(b).Add(c).InvokeOut();
 
-    private KernelArgument Table(int layer, int group, bool adapters) => adapters && _ranks[group] > 0 ? Adapters.Table(layer, group) : (nint)0;
-
-    private Tensor Projected(int group) => _projected[group];
+    private KernelArgument Extra(int group, bool adapters) => adapters && _ranks[group] > 0 ? _extra : (KernelArgument)(nint)0;
 
     private void Upload(ReadOnlySpan<DecoderRow> rows, ReadOnlySpan<int> choosing, ReadOnlySpan<float> temperatures, ReadOnlySpan<uint> seeds)
     {

@@ -84,21 +84,31 @@ extern "C" __global__ void shrink(const u16* x, const long long* table, const in
     }
 }
 
-// x_out = x + delta + the adapter's part of delta (delta may be null), y = x_out * rstd * w.
-extern "C" __global__ void add_expand_rmsnorm(const u16* x, const u16* delta, const long long* table, const int* slots, const float* projected, int ld_projected,
-    const u16* w, u16* x_out, u16* y, int d, float eps) {
+// extra[row] = s·B·projected[row] for the row's adapter, zeros where it does not adapt a part; parts end at columns end0, end1
+// and width. A thread two columns. Rows without an adapter are not written: who adds 'extra' looks at slots.
+extern "C" __global__ void expand(const long long* table, const int* slots, const float* projected, int ld_projected, u16* extra, int width, int end0, int end1) {
+    long long row = blockIdx.y;
+    int i = (blockIdx.x * blockDim.x + threadIdx.x) * 2;
+    const long long* t = entry(table, slots, row);
+    if (!t || i >= width) return;
+    int which = i < end0 ? 0 : i < end1 ? 1 : 2, column = i - (which == 0 ? 0 : which == 1 ? end0 : end1);
+    Part part(t, which, projected + row * ld_projected);
+    *(u32*)(extra + row * width + i) = pack(part.at(column), part.at(column + 1));
+}
+
+// x_out = x + delta + the adapter's part of delta (delta and extra may be null), y = x_out * rstd * w.
+extern "C" __global__ void add_rmsnorm(const u16* x, const u16* delta, const u16* extra, const int* slots, const u16* w, u16* x_out, u16* y, int d, float eps) {
     long long row = blockIdx.x;
-    const long long* t = delta && table ? entry(table, slots, row) : 0;
-    Part part = t ? Part(t, 0, projected + row * ld_projected) : Part();
     const u32* xr = (const u32*)(x + row * d);
     const u32* dr = delta ? (const u32*)(delta + row * d) : 0;
+    const u32* er = extra && slots[row] >= 0 ? (const u32*)(extra + row * d) : 0;
     u32* xo = (u32*)(x_out + row * d);
     float sum = 0.f;
     for (int i = threadIdx.x; i < d >> 1; i += blockDim.x) {
         u32 v = xr[i];
         if (dr) {
-            u32 d2 = dr[i];
-            v = pack(lo(v) + lo(d2) + part.at(2 * i), hi(v) + hi(d2) + part.at(2 * i + 1));
+            u32 d2 = dr[i], e2 = er ? er[i] : 0;
+            v = pack(lo(v) + lo(d2) + lo(e2), hi(v) + hi(d2) + hi(e2));
         }
         xo[i] = v;
         sum += lo(v) * lo(v) + hi(v) * hi(v);
@@ -111,10 +121,10 @@ extern "C" __global__ void add_expand_rmsnorm(const u16* x, const u16* delta, co
     }
 }
 
-// Rows [q | k | v]: adds the adapter's part, turns q and k, writes q back and k, v into the pages of the row's sequence.
+// Rows [q | k | v]: adds the bias (which may be null) and the adapter's part, turns q and k, writes q back and k, v into the pages of the row's sequence.
 // Cache: [page][token of the page][key head][e], as PagedCache lays it out. A thread a pair (i, i + e/2).
-extern "C" __global__ void finish_qkv(u16* qkv, const long long* table, const int* slots, const float* projected, int ld_projected, const int* positions, const int* sequences,
-    const int* pages, int ld_pages, const float* cosines, const float* sines, u16* keys, u16* values, int h, int kv, int e, int page_tokens) {
+extern "C" __global__ void finish_qkv(u16* qkv, const u16* bias, const u16* extra, const int* slots, const int* positions, const int* sequences, const int* pages, int ld_pages,
+    const float* cosines, const float* sines, u16* keys, u16* values, int h, int kv, int e, int page_tokens) {
     long long row = blockIdx.x;
     int position = positions[row], half = e >> 1, pair = blockIdx.y * blockDim.x + threadIdx.x;
     if (position < 0 || pair >= (h + 2 * kv) * half) return;
@@ -122,12 +132,14 @@ extern "C" __global__ void finish_qkv(u16* qkv, const long long* table, const in
     long long ld = (long long)(h + 2 * kv) * e;
     u16* at = qkv + row * ld + head * e;
     float a = one(at[i]), b = one(at[i + half]);
-    const long long* t = table ? entry(table, slots, row) : 0;
-    if (t) {
-        int column = (head - (which == 0 ? 0 : which == 1 ? h : h + kv)) * e;
-        Part part(t, which, projected + row * ld_projected);
-        a = lo(pack(a + part.at(column + i), 0.f));
-        b = lo(pack(b + part.at(column + i + half), 0.f));
+    if (bias) {
+        a = lo(pack(a + one(bias[head * e + i]), 0.f));
+        b = lo(pack(b + one(bias[head * e + i + half]), 0.f));
+    }
+    if (extra && slots[row] >= 0) {
+        const u16* more = extra + row * ld + head * e;
+        a = lo(pack(a + one(more[i]), 0.f));
+        b = lo(pack(b + one(more[i + half]), 0.f));
     }
     if (which < 2) {
         float c = cosines[(long long)position * half + i], s = sines[(long long)position * half + i], x = a;
@@ -307,19 +319,20 @@ ATTEND(128, 4)
 ATTEND(128, 8)
 
 // a = silu(g) * u for rows [g | u], each with the adapter's part. A thread two columns.
-extern "C" __global__ void expand_swiglu(const u16* gu, const long long* table, const int* slots, const float* projected, int ld_projected, u16* a, int f) {
+extern "C" __global__ void add_swiglu(const u16* gu, const u16* extra, const int* slots, u16* a, int f) {
     long long row = blockIdx.y;
     int i = (blockIdx.x * blockDim.x + threadIdx.x) * 2;
     if (i >= f) return;
-    u32 g = *(const u32*)(gu + row * 2 * f + i), u = *(const u32*)(gu + row * 2 * f + f + i);
+    long long place = row * 2 * f + i;
+    u32 g = *(const u32*)(gu + place), u = *(const u32*)(gu + place + f);
     float g0 = lo(g), g1 = hi(g), u0 = lo(u), u1 = hi(u);
-    const long long* t = table ? entry(table, slots, row) : 0;
-    if (t) {
-        Part gate(t, 0, projected + row * ld_projected), up(t, 1, projected + row * ld_projected);
-        g0 += gate.at(i);
-        g1 += gate.at(i + 1);
-        u0 += up.at(i);
-        u1 += up.at(i + 1);
+    if (extra && slots[row] >= 0) {
+        u32 more = *(const u32*)(extra + place);
+        g0 += lo(more);
+        g1 += hi(more);
+        more = *(const u32*)(extra + place + f);
+        u0 += lo(more);
+        u1 += hi(more);
     }
     g0 *= 1.f / (1.f + __expf(-g0));
     g1 *= 1.f / (1.f + __expf(-g1));

@@ -74,6 +74,9 @@ internal static unsafe partial class CudaDriver
     [LibraryImport(Library)]
     public static partial int cuStreamSynchronize(nint stream);
 
+    [LibraryImport(Library)]
+    public static partial int cuStreamEndCapture(nint stream, out nint graph);
+
     [LibraryImport(Library, EntryPoint = "cuMemAllocHost_v2")]
     public static partial int cuMemAllocHost(out nint host, nuint bytes);
 
@@ -82,6 +85,9 @@ internal static unsafe partial class CudaDriver
 
     [LibraryImport(Library, EntryPoint = "cuMemcpyDtoHAsync_v2")]
     public static partial int cuMemcpyDtoHAsync(nint host, nint device, nuint bytes, nint stream);
+
+    [LibraryImport(Library, EntryPoint = "cuMemcpyHtoDAsync_v2")]
+    public static partial int cuMemcpyHtoDAsync(nint device, nint host, nuint bytes, nint stream);
 
     [LibraryImport(Library)]
     public static partial int cuEventCreate(out nint created, uint flags);

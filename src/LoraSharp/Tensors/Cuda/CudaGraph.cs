@@ -92,12 +92,14 @@ public sealed unsafe class CudaGraph : IDisposable
     /// <summary>Names of the symbols that are missing, for <c>lora doctor</c>.</summary>
     public static IReadOnlyList<string> MissingSymbols => [.. Symbols.Where(s => NativeRuntime.EnsureLoaded().Export("torch_cuda", s) == 0)];
 
-    /// <summary>Captures what <paramref name="work"/> launches on the current stream, which must not be the default one.</summary>
+    /// <summary>Captures what <paramref name="work"/> launches on a stream.</summary>
     /// <param name="work">Has run before on this stream, so that libraries have set themselves up; must not wait for the device.</param>
-    /// <exception cref="LoraSharpException">This libtorch has no graphs.</exception>
-    public static CudaGraph Capture(Action work)
+    /// <param name="stream">The current one.</param>
+    /// <exception cref="LoraSharpException">This libtorch has no graphs, or the work did something that cannot be captured.</exception>
+    public static CudaGraph Capture(Action work, CudaStreamScope stream)
     {
         ArgumentNullException.ThrowIfNull(work);
+        ArgumentNullException.ThrowIfNull(stream);
         nint[] entries = [.. Symbols.Select(s => NativeRuntime.EnsureLoaded().Export("torch_cuda", s))];
         if (entries.Contains(0))
         {
@@ -113,11 +115,14 @@ public sealed unsafe class CudaGraph : IDisposable
         {
             work();
         }
-        finally
+        catch (Exception e)
         {
-            ((delegate* unmanaged<void*, void>)entries[3])(graph._object);
+            // Ending a broken capture through libtorch would be a C++ exception, which ends the process without this one's words.
+            _ = CudaDriver.cuStreamEndCapture(stream.Stream, out _);
+            throw new LoraSharpException($"A CUDA graph could not be captured; the GPU cannot be used any more by this process. {e.Message}", e);
         }
 
+        ((delegate* unmanaged<void*, void>)entries[3])(graph._object);
         return graph;
     }
 

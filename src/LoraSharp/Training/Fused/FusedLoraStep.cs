@@ -13,7 +13,8 @@ namespace LoraSharp.Training.Fused;
 /// </summary>
 /// <remarks>
 /// Kept of a layer for its backward pass: its two residual inputs, q, k, v after RoPE, attention's output, gate and up;
-/// norms, x·Aᵀ and the activation are computed again. With checkpointing only the layer's input is kept.
+/// norms, x·Aᵀ and the activation are computed again. With checkpointing only the layer's input is kept, in host memory if
+/// wanted.
 /// Runs on one thread, on a stream of its own.
 /// </remarks>
 internal sealed class FusedLoraStep : IDisposable
@@ -27,13 +28,16 @@ internal sealed class FusedLoraStep : IDisposable
     private readonly CudaStreamScope _stream;
     private readonly LayerMatrices[] _matrices;
     private readonly LayerState[] _states;
-    private readonly Tensor[] _inputs;
+    private readonly LayerInputs _inputs;
     private readonly List<Tensor> _owned = [];
     private readonly Tensor? _sharedWeights;
     private readonly long _tokens;
-    private CudaGraph? _microGraph;
+    // One for rows that are a sequence each, one for packed rows.
+    private readonly CudaGraph?[] _microGraphs = new CudaGraph?[2];
     private CudaGraph? _optimizerGraph;
     private int _step;
+    private bool _packed;
+    private bool _warmingUp;
 
     // Inputs of a micro-batch, at fixed addresses.
     private readonly Tensor _ids;
@@ -53,18 +57,17 @@ internal sealed class FusedLoraStep : IDisposable
     private readonly Tensor _table;
     private readonly long _factors;
 
-    // Buffers all layers share.
-    private readonly Tensor _x1;
-    private readonly Tensor _x2;
+    // Buffers all layers share. What is never there at the same time shares memory: the normed inputs of a layer's two halves
+    // and of the head; the activation, its gradient and (between the passes) the final hidden state; a half's output, the
+    // gradient of its input and of attention's output.
+    private readonly Tensor _x;
     private readonly Tensor _activation;
+    private readonly Tensor _attention;
     private readonly Tensor _delta;
-    private readonly Tensor _residualGradient;
     private readonly Tensor _dx;
-    private readonly Tensor _dActivation;
     private readonly Tensor _dAttention;
-    private readonly Tensor _dqkv;
+    private readonly Tensor _residualGradient;
     private readonly Tensor _final;
-    private readonly Tensor _finalNormed;
     private readonly Tensor _finalScale;
     private readonly Tensor _logits;
     private readonly Tensor _losses;
@@ -116,7 +119,6 @@ internal sealed class FusedLoraStep : IDisposable
         long f = _shape.Inner;
         long d = _shape.Size;
         long heads = _shape.Heads * _shape.HeadSize;
-        LayerMatrices first = _matrices[0];
         _ids = Own(zeros([n], ScalarType.Int64, device));
         _labels = Own(zeros([n], ScalarType.Int64, device));
         _positions = Own(zeros([n], ScalarType.Int32, device));
@@ -124,26 +126,26 @@ internal sealed class FusedLoraStep : IDisposable
         _inverseCount = Own(ones([1], ScalarType.Float32, device));
         _first = Own(ones([1], ScalarType.Float32, device));
         _hyper = Own(zeros([8], ScalarType.Float32, device));
-        _x1 = Buffer(n, d + Widest(m => m.Qkv.Rank));
-        _x2 = Buffer(n, d + Widest(m => m.GateUp.Rank));
-        _activation = Buffer(n, f + Widest(m => m.Down.Rank));
-        _delta = Buffer(n, d);
+        _states = [.. Enumerable.Range(0, options.Checkpointing ? 1 : model.Layers.Count).Select(_ => new LayerState(this))];
+        WarmUpAttention();
+        _x = Buffer(n, d + Math.Max(Widest(m => m.Qkv.Rank), Widest(m => m.GateUp.Rank)));
+        _activation = Buffer(n, Math.Max(f, d) + Widest(m => m.Down.Rank));
+        _attention = Buffer(n, heads + Widest(m => m.Output.Rank));
+        _final = Own(_activation.view(-1).narrow(0, 0, n * d).view(n, d));
+        Tensor between = Buffer(n, Math.Max(d, heads)).view(-1);
+        _delta = Own(between.narrow(0, 0, n * d).view(n, d));
+        _dx = _delta;
+        _dAttention = Own(between.narrow(0, 0, n * heads).view(n, heads));
         _residualGradient = Buffer(n, d + Math.Max(Widest(m => m.Down.Rank), Widest(m => m.Output.Rank)));
-        _dx = Buffer(n, d);
-        _dActivation = Buffer(n, f);
-        _dAttention = Buffer(n, heads);
-        _dqkv = Buffer(n, first.Qkv.Outputs + Widest(m => m.Qkv.Rank));
-        _final = Buffer(n, d);
-        _finalNormed = Buffer(n, d);
         _finalScale = Own(zeros([n], ScalarType.Float32, device));
         _logits = Buffer(Math.Min(options.LossChunk, n), _shape.Vocabulary);
         _losses = Own(zeros([n], ScalarType.Float32, device));
         _loss = Own(zeros([1], ScalarType.Float32, device));
         _partial = Own(zeros([Partials], ScalarType.Float32, device));
         _clip = Own(zeros([2], ScalarType.Float32, device));
-        _inputs = [.. model.Layers.Select(_ => Buffer(n, d))];
-        int kept = options.Checkpointing ? 1 : model.Layers.Count;
-        _states = [.. Enumerable.Range(0, kept).Select(_ => new LayerState(this, first))];
+        _inputs = options is { Checkpointing: true, InputsInHostMemory: true }
+            ? new LayerInputs.InHostMemory(model.Layers.Count, n, d, device, _stream.Stream)
+            : new LayerInputs.OnDevice(model.Layers.Count, n, d, device);
         LoadFactors();
         if (!options.SharedWeights)
         {
@@ -162,12 +164,15 @@ internal sealed class FusedLoraStep : IDisposable
     /// <param name="ids">Token ids [b·s].</param>
     /// <param name="labels">For each position the token that follows it, or -100 [b·s].</param>
     /// <param name="positions">Position in its sequence [b·s].</param>
-    /// <param name="borders">Where sequences start, and the end, when packed.</param>
+    /// <param name="borders">Where sequences start, and the end; null: each row is one sequence.</param>
     /// <param name="inverseCount">1 / (supervised tokens of the whole optimizer step).</param>
     /// <param name="first">Whether it is the step's first micro-batch.</param>
     public void MicroStep(long[] ids, long[] labels, int[] positions, int[]? borders, double inverseCount, bool first)
     {
         using IDisposable noGradients = no_grad();
+        int[] ofRows = [.. Enumerable.Range(0, _options.Rows + 1).Select(i => i * _options.Length)];
+        borders ??= ofRows;
+        _packed = !borders.AsSpan().SequenceEqual(ofRows);
         using (var scope = NewDisposeScope())
         {
             _ids.copy_(tensor(ids));
@@ -175,14 +180,27 @@ internal sealed class FusedLoraStep : IDisposable
             _positions.copy_(tensor(positions));
             _inverseCount.fill_(inverseCount);
             _first.fill_(first ? 1.0 : 0.0);
-            if (_options.Packed)
-            {
-                int[] padded = [.. borders!, .. Enumerable.Repeat((int)_tokens, _options.MostSequences + 1 - borders!.Length)];
-                _borders.copy_(tensor(padded));
-            }
+            int[] padded = [.. borders, .. Enumerable.Repeat((int)_tokens, _options.MostSequences + 1 - borders.Length)];
+            _borders.copy_(tensor(padded));
         }
 
-        Run(ref _microGraph, ForwardBackward);
+        if (!_options.Graphs || !CudaGraph.IsAvailable)
+        {
+            ForwardBackward();
+            return;
+        }
+
+        ref CudaGraph? graph = ref _microGraphs[_packed ? 1 : 0];
+        if (graph is null)
+        {
+            _warmingUp = true;
+            WarmUp();
+            _warmingUp = false;
+            _stream.Synchronize();
+            graph = CudaGraph.Capture(ForwardBackward, _stream);
+        }
+
+        graph.Replay();
     }
 
     /// <summary>Clips, updates, and writes the factors into the base matrices.</summary>
@@ -201,7 +219,18 @@ internal sealed class FusedLoraStep : IDisposable
             _hyper.copy_(tensor(hyper));
         }
 
-        Run(ref _optimizerGraph, Update);
+        if (_optimizerGraph is not null)
+        {
+            _optimizerGraph.Replay();
+            return;
+        }
+
+        Update();
+        if (_options.Graphs && CudaGraph.IsAvailable)
+        {
+            _stream.Synchronize();
+            _optimizerGraph = CudaGraph.Capture(Update, _stream);
+        }
     }
 
     /// <summary>Loss of the last optimizer step and the norm of its gradient before clipping; waits for the device.</summary>
@@ -235,7 +264,7 @@ internal sealed class FusedLoraStep : IDisposable
     public void Dispose()
     {
         _stream.Synchronize();
-        _microGraph?.Dispose();
+        Array.ForEach(_microGraphs, g => g?.Dispose());
         _optimizerGraph?.Dispose();
         foreach (LayerState state in _states)
         {
@@ -247,29 +276,55 @@ internal sealed class FusedLoraStep : IDisposable
             matrices.Dispose();
         }
 
+        _inputs.Dispose();
         _owned.ForEach(t => t.Dispose());
         _stream.Dispose();
         _kernels.Dispose();
     }
 
-    private void Run(ref CudaGraph? graph, Action work)
+    // Attention plans and loads what it needs, in both ways. Its large transients come before the buffers, which take over
+    // their memory; the graph has a pool of its own.
+    private void WarmUpAttention()
     {
-        if (!_options.Graphs || !CudaGraph.IsAvailable)
+        using var scope = NewDisposeScope();
+        using var kept = new AttentionState();
+        LayerState state = _states[0];
+        Tensor gradient = zeros([_tokens, _shape.Heads, _shape.HeadSize], ScalarType.BFloat16, _device);
+        FusedAttention.Rows(state.Part(0), state.Part(1), state.Part(2), _options.Rows, _shape.AttentionScale, kept);
+        FusedAttention.RowsBackward(gradient, _options.Rows, kept);
+        if (_options.MostSequences > _options.Rows)
         {
-            work();
-            return;
+            kept.Dispose();
+            Tensor borders = arange(0, _tokens + 1, _options.Length, ScalarType.Int32, _device);
+            FusedAttention.Packed(state.Part(0), state.Part(1), state.Part(2), borders, _options.Length, _shape.AttentionScale, kept);
+            FusedAttention.PackedBackward(gradient, state.Part(0), state.Part(1), state.Part(2), borders, _options.Length, _shape.AttentionScale, kept);
+        }
+    }
+
+    // What libraries set up on first use must not be captured: the last layer and the loss go once eagerly, on what the
+    // embedding gives, without attention. Not the whole step: its memory would stay with the allocator.
+    private void WarmUp()
+    {
+        using var scope = NewDisposeScope();
+        if (_options.SharedWeights)
+        {
+            // Each matrix has numbers of its own that its kernel needs.
+            foreach (LayerMatrices matrices in _matrices)
+            {
+                for (int i = 0; i < 4; i++)
+                {
+                    matrices.WriteBase(i, placed: false);
+                }
+            }
         }
 
-        if (graph is null)
-        {
-            // Once eagerly: this step's own work, and what libraries set up on first use must not be captured.
-            work();
-            _stream.Synchronize();
-            graph = CudaGraph.Capture(work);
-            return;
-        }
-
-        graph.Replay();
+        int last = _matrices.Length - 1;
+        new AtenCall("aten::index_select", "out").Add(_model.Embedding).Add(0L).Add(_ids).Add(_inputs[last]).InvokeOut();
+        ForwardLayer(last, State(last), null);
+        Norm(State(last), _final);
+        LossAndGradient();
+        BackwardLayer(last, State(last));
+        Launch("accumulate", (_factors, 8, 1), 256, _gradients16, _gradients, _table, _first);
     }
 
     private void ForwardBackward()
@@ -286,9 +341,10 @@ internal sealed class FusedLoraStep : IDisposable
         for (int l = _matrices.Length - 1; l >= 0; l--)
         {
             LayerState state = State(l);
+            _inputs.BeforeRead(l);
             if (_options.Checkpointing && l < _matrices.Length - 1)
             {
-                ForwardLayer(l, state, delta: null);
+                ForwardLayer(l, state, delta: null, again: true);
             }
 
             BackwardLayer(l, state);
@@ -300,40 +356,67 @@ internal sealed class FusedLoraStep : IDisposable
     private LayerState State(int layer) => _states[_options.Checkpointing ? 0 : layer];
 
     // The layer's input is the former layer's middle plus its last delta; it is written to _inputs[l] on the first pass.
-    private void ForwardLayer(int l, LayerState state, Tensor? delta)
+    // 'again': for the backward pass, which does without the layer's output.
+    private void ForwardLayer(int l, LayerState state, Tensor? delta, bool again = false)
     {
         using var scope = NewDisposeScope();
         LayerMatrices m = _matrices[l];
         FusedLayer layer = _model.Layers[l];
         Tensor source = delta is null ? _inputs[l] : State(l - 1).Middle;
-        AddNorm(source, delta, layer.AttentionNorm, _inputs[l], _x1, state.Scale1);
+        if (!again)
+        {
+            _inputs.BeforeWrite(l);
+        }
+
+        AddNorm(source, delta, layer.AttentionNorm, _inputs[l], _x, state.Scale1);
+        if (!again)
+        {
+            _inputs.AfterWrite(l);
+        }
+
         Use(m, 0);
-        m.Qkv.Forward(Trim(_x1, m.Qkv.Inputs + m.Qkv.Rank), state.Qkv);
-        Launch("rope", (_tokens, 1, 1), 256, state.Qkv, _positions, _model.Cosines, _model.Sines, (int)(_shape.Heads + _shape.KeyHeads), (int)_shape.HeadSize, m.Qkv.Outputs, 1f);
-        Attend(state, m);
+        m.Qkv.Forward(Trim(_x, m.Qkv.Inputs + m.Qkv.Rank), state.Qkv.narrow(1, 0, m.Qkv.Outputs));
+        KernelArgument bias = layer.QkvBias is { } added ? added : (nint)0;
+        Launch("rope", (_tokens, 1, 1), 256, state.Qkv, bias, _positions, _model.Cosines, _model.Sines, (int)(_shape.Heads + _shape.KeyHeads), (int)(_shape.Heads + (2 * _shape.KeyHeads)), (int)_shape.HeadSize, state.Qkv.size(1));
+        Attend(state);
         Use(m, 1);
-        m.Output.Forward(state.AttentionOutput, _delta);
-        AddNorm(_inputs[l], _delta, layer.MlpNorm, state.Middle, _x2, state.Scale2);
+        Tensor attention = Trim(_attention, m.Output.Inputs + m.Output.Rank);
+        Launch("place_rows", (_tokens, 1, 1), 256, state.Attention.Output, attention, (int)m.Output.Inputs, attention.size(1));
+        m.Output.Forward(attention, _delta);
+        if (m.Output.TrueRank > 0)
+        {
+            state.AttentionProjected.narrow(1, 0, m.Output.TrueRank).copy_(attention.narrow(1, m.Output.Inputs, m.Output.TrueRank));
+        }
+
+        AddNorm(_inputs[l], _delta, layer.MlpNorm, state.Middle, _x, state.Scale2);
         Use(m, 2);
-        m.GateUp.Forward(Trim(_x2, m.GateUp.Inputs + m.GateUp.Rank), state.GateUp.narrow(1, 0, m.GateUp.Outputs));
+        m.GateUp.Forward(Trim(_x, m.GateUp.Inputs + m.GateUp.Rank), state.GateUp.narrow(1, 0, m.GateUp.Outputs));
+        if (again)
+        {
+            return;
+        }
+
         Launch("swiglu", Grid(_shape.Inner), 256, state.GateUp, _activation, (int)_shape.Inner, state.GateUp.size(1), _activation.size(1));
         Use(m, 3);
         m.Down.Forward(Trim(_activation, m.Down.Inputs + m.Down.Rank), _delta);
     }
 
-    private void Attend(LayerState state, LayerMatrices m)
+    private void Attend(LayerState state)
     {
+        using var scope = NewDisposeScope();
         state.Attention.Dispose();
-        Tensor output = _options.Packed
-            ? FusedAttention.Packed(state.Packed(0), state.Packed(1), state.Packed(2), _borders, _options.Length, _shape.AttentionScale, state.Attention)
-            : FusedAttention.Dense(state.Dense(0), state.Dense(1), state.Dense(2), _shape.AttentionScale, state.Attention);
-        if (_options.Packed)
+        if (_warmingUp)
         {
-            output = output.view(_options.Rows, _options.Length, _shape.Heads, _shape.HeadSize).transpose(1, 2);
+            state.Attention.KeepOutput(_dAttention.alias());
         }
-
-        long[] strides = output.stride();
-        Launch("gather_heads", (_tokens, 1, 1), 256, output, state.AttentionOutput, _options.Length, (int)_shape.Heads, (int)_shape.HeadSize, m.Output.Inputs + m.Output.Rank, strides[0], strides[1], strides[2]);
+        else if (_packed)
+        {
+            FusedAttention.Packed(state.Part(0), state.Part(1), state.Part(2), _borders, _options.Length, _shape.AttentionScale, state.Attention);
+        }
+        else
+        {
+            FusedAttention.Rows(state.Part(0), state.Part(1), state.Part(2), _options.Rows, _shape.AttentionScale, state.Attention);
+        }
     }
 
     private void BackwardLayer(int l, LayerState state)
@@ -347,22 +430,23 @@ internal sealed class FusedLoraStep : IDisposable
         Tensor dy = Trim(_residualGradient, d + m.Down.Rank);
         Use(m, 3);
         m.Down.ProjectGradient(dy);
-        m.Down.Backward(dy, _dActivation);
-        Launch("swiglu_backward", Grid(_shape.Inner), 256, state.GateUp, _dActivation, _activation, (int)_shape.Inner, state.GateUp.size(1), _shape.Inner, _activation.size(1));
+        m.Down.Backward(dy, _activation.narrow(1, 0, _shape.Inner));
+        Launch("swiglu_backward", Grid(_shape.Inner), 256, state.GateUp, _activation, (int)_shape.Inner, state.GateUp.size(1), _activation.size(1));
         Tensor activation = Trim(_activation, m.Down.Inputs + m.Down.Rank);
         m.Down.Project(activation);
         m.Down.Gradients(activation, dy, _gradients16);
 
         // Gate and up.
         Use(m, 2);
-        m.GateUp.ProjectGradient(state.GateUp);
-        m.GateUp.Backward(state.GateUp, _dx);
-        Tensor x2 = Trim(_x2, m.GateUp.Inputs + m.GateUp.Rank);
+        Tensor dGateUp = Trim(state.GateUp, m.GateUp.Outputs + m.GateUp.Rank);
+        m.GateUp.ProjectGradient(dGateUp);
+        m.GateUp.Backward(dGateUp, _dx);
         if (m.GateUp.TrueRank > 0)
         {
-            Launch("rmsnorm_again", (_tokens, 1, 1), 256, state.Middle, layer.MlpNorm, state.Scale2, _x2, d, _x2.size(1));
-            m.GateUp.Project(x2);
-            m.GateUp.Gradients(x2, state.GateUp, _gradients16);
+            Launch("rmsnorm_again", (_tokens, 1, 1), 256, state.Middle, layer.MlpNorm, state.Scale2, _x, d, _x.size(1));
+            Tensor x = Trim(_x, m.GateUp.Inputs + m.GateUp.Rank);
+            m.GateUp.Project(x);
+            m.GateUp.Gradients(x, dGateUp, _gradients16);
         }
 
         Launch("rmsnorm_backward", (_tokens, 1, 1), 256, _dx, state.Middle, layer.MlpNorm, state.Scale2, _residualGradient, d, _residualGradient.size(1), 1);
@@ -372,19 +456,19 @@ internal sealed class FusedLoraStep : IDisposable
         Use(m, 1);
         m.Output.ProjectGradient(dy);
         m.Output.Backward(dy, _dAttention);
-        m.Output.Gradients(state.AttentionOutput, dy, _gradients16);
-        AttendBackward(state, m);
+        m.Output.Gradients(state.Attention.Output, state.AttentionProjected, dy, _gradients16);
+        AttendBackward(state);
 
         // q, k and v. Below the first layer nothing trains.
         Use(m, 0);
-        Tensor dqkv = Trim(_dqkv, m.Qkv.Outputs + m.Qkv.Rank);
+        Tensor dqkv = Trim(state.Qkv, m.Qkv.Outputs + m.Qkv.Rank);
         m.Qkv.ProjectGradient(dqkv);
         if (m.Qkv.TrueRank > 0)
         {
-            Tensor x1 = Trim(_x1, m.Qkv.Inputs + m.Qkv.Rank);
-            Launch("rmsnorm_again", (_tokens, 1, 1), 256, _inputs[l], layer.AttentionNorm, state.Scale1, _x1, d, _x1.size(1));
-            m.Qkv.Project(x1);
-            m.Qkv.Gradients(x1, dqkv, _gradients16);
+            Tensor x = Trim(_x, m.Qkv.Inputs + m.Qkv.Rank);
+            Launch("rmsnorm_again", (_tokens, 1, 1), 256, _inputs[l], layer.AttentionNorm, state.Scale1, _x, d, _x.size(1));
+            m.Qkv.Project(x);
+            m.Qkv.Gradients(x, dqkv, _gradients16);
         }
 
         if (l > 0)
@@ -394,35 +478,29 @@ internal sealed class FusedLoraStep : IDisposable
         }
     }
 
-    private void AttendBackward(LayerState state, LayerMatrices m)
+    // The gradients of q, k and v take their place.
+    private void AttendBackward(LayerState state)
     {
         using var scope = NewDisposeScope();
         long h = _shape.Heads;
         long e = _shape.HeadSize;
-        long row = m.Output.Inputs + m.Output.Rank;
-        Tensor dq, dk, dv;
-        if (_options.Packed)
-        {
-            Tensor output = state.AttentionOutput.as_strided([_tokens, h, e], [row, e, 1], 0);
-            (dq, dk, dv) = FusedAttention.PackedBackward(_dAttention.view(_tokens, h, e), state.Packed(0), state.Packed(1), state.Packed(2), output, _borders, _options.Length, _shape.AttentionScale, state.Attention);
-            dq = dq.view(_options.Rows, _options.Length, h, e).transpose(1, 2);
-            dk = dk.view(_options.Rows, _options.Length, _shape.KeyHeads, e).transpose(1, 2);
-            dv = dv.view(_options.Rows, _options.Length, _shape.KeyHeads, e).transpose(1, 2);
-        }
-        else
-        {
-            (dq, dk, dv) = FusedAttention.DenseBackward(_dAttention.view(_options.Rows, _options.Length, h, e).transpose(1, 2), state.Attention);
-        }
+        Tensor gradient = _dAttention.view(_tokens, h, e);
+        (Tensor dq, Tensor dk, Tensor dv) = _warmingUp ? (state.Part(0), state.Part(1), state.Part(2))
+            : _packed
+            ? FusedAttention.PackedBackward(gradient, state.Part(0), state.Part(1), state.Part(2), _borders, _options.Length, _shape.AttentionScale, state.Attention)
+            : FusedAttention.RowsBackward(gradient, _options.Rows, state.Attention);
+        state.Attention.Dispose();
+        long[] q = Strides(dq, h);
+        long[] k = Strides(dk, _shape.KeyHeads);
+        long[] v = Strides(dv, _shape.KeyHeads);
+        Launch("rope_backward", (_tokens, 1, 1), 256, dq, dk, dv, state.Qkv, _positions, _model.Cosines, _model.Sines, _options.Length, (int)h, (int)_shape.KeyHeads, (int)e, state.Qkv.size(1), q[0], q[1], q[2], k[0], k[1], k[2], v[0], v[1], v[2]);
 
-        long[] q = dq.stride();
-        long[] k = dk.stride();
-        long[] v = dv.stride();
-        Launch("rope_backward", (_tokens, 1, 1), 256, dq, dk, dv, _dqkv, _positions, _model.Cosines, _model.Sines, _options.Length, (int)h, (int)_shape.KeyHeads, (int)e, _dqkv.size(1), q[0], q[1], q[2], k[0], k[1], k[2], v[0], v[1], v[2]);
+        long[] Strides(Tensor t, long heads) => t.view(_options.Rows, _options.Length, heads, e).transpose(1, 2).stride();
     }
 
     private void Norm(LayerState last, Tensor final)
     {
-        AddNorm(last.Middle, _delta, _model.FinalNorm, final, _finalNormed, _finalScale);
+        AddNorm(last.Middle, _delta, _model.FinalNorm, final, _x, _finalScale);
     }
 
     private void LossAndGradient()
@@ -434,7 +512,7 @@ internal sealed class FusedLoraStep : IDisposable
         {
             long count = Math.Min(chunk, _tokens - start);
             Tensor logits = _logits.narrow(0, 0, count);
-            FoldedMatrix.Multiply(_finalNormed.narrow(0, start, count), headT, logits);
+            FoldedMatrix.Multiply(_x.narrow(0, start, count).narrow(1, 0, _shape.Size), headT, logits);
             Launch("cross_entropy", (count, 1, 1), 512, logits, _labels.narrow(0, start, count), _losses.narrow(0, start, count), _inverseCount, (int)_shape.Vocabulary);
             FoldedMatrix.Multiply(logits, _model.Head, _dx.narrow(0, start, count));
         }
@@ -636,14 +714,15 @@ internal sealed class FusedLoraStep : IDisposable
     {
         private readonly FusedLoraStep _owner;
 
-        public LayerState(FusedLoraStep owner, LayerMatrices m)
+        public LayerState(FusedLoraStep owner)
         {
             _owner = owner;
             long n = owner._tokens;
+            LayerMatrices m = owner._matrices[0];
             Middle = owner.Buffer(n, owner._shape.Size);
-            Qkv = owner.Buffer(n, m.Qkv.Outputs);
-            AttentionOutput = owner.Buffer(n, m.Output.Inputs + m.Output.Rank);
-            GateUp = owner.Buffer(n, m.GateUp.Outputs + m.GateUp.Rank);
+            Qkv = owner.Buffer(n, m.Qkv.Outputs + owner.Widest(l => l.Qkv.Rank));
+            AttentionProjected = owner.Buffer(n, Math.Max(1, owner.Widest(l => l.Output.Rank)));
+            GateUp = owner.Buffer(n, m.GateUp.Outputs + owner.Widest(l => l.GateUp.Rank));
             Scale1 = owner.Own(zeros([n], ScalarType.Float32, owner._device));
             Scale2 = owner.Own(zeros([n], ScalarType.Float32, owner._device));
         }
@@ -652,7 +731,8 @@ internal sealed class FusedLoraStep : IDisposable
 
         public Tensor Qkv { get; }
 
-        public Tensor AttentionOutput { get; }
+        /// <summary>Attention's output times the output projection's A.</summary>
+        public Tensor AttentionProjected { get; }
 
         public Tensor GateUp { get; }
 
@@ -662,17 +742,8 @@ internal sealed class FusedLoraStep : IDisposable
 
         public AttentionState Attention { get; } = new();
 
-        /// <summary>q (0), k (1) or v (2) as [b, heads, s, e] over the rows [q | k | v].</summary>
-        public Tensor Dense(int which)
-        {
-            LlamaShape shape = _owner._shape;
-            long row = Qkv.size(1);
-            long s = _owner._options.Length;
-            return Qkv.as_strided([_owner._options.Rows, which == 0 ? shape.Heads : shape.KeyHeads, s, shape.HeadSize], [s * row, shape.HeadSize, row, 1], Start(which));
-        }
-
         /// <summary>q (0), k (1) or v (2) as [tokens, heads, e].</summary>
-        public Tensor Packed(int which)
+        public Tensor Part(int which)
         {
             LlamaShape shape = _owner._shape;
             return Qkv.as_strided([_owner._tokens, which == 0 ? shape.Heads : shape.KeyHeads, shape.HeadSize], [Qkv.size(1), shape.HeadSize, 1], Start(which));

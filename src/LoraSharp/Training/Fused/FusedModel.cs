@@ -29,7 +29,11 @@ internal sealed record FusedLinear
 }
 
 /// <summary>One decoder layer.</summary>
-internal sealed record FusedLayer(Tensor AttentionNorm, Tensor MlpNorm, FusedLinear Query, FusedLinear Key, FusedLinear Value, FusedLinear Output, FusedLinear Gate, FusedLinear Up, FusedLinear Down);
+internal sealed record FusedLayer(Tensor AttentionNorm, Tensor MlpNorm, FusedLinear Query, FusedLinear Key, FusedLinear Value, FusedLinear Output, FusedLinear Gate, FusedLinear Up, FusedLinear Down)
+{
+    /// <summary>Biases of q, k and v [(h + 2·hk)·e] bf16, frozen; null without.</summary>
+    public Tensor? QkvBias { get; init; }
+}
 
 /// <summary>Everything the fused step reads of a model; tensors stay their owner's.</summary>
 /// <param name="Shape">Sizes.</param>
@@ -50,14 +54,14 @@ internal sealed record FusedOptions
     /// <summary>s: tokens of a row; fixed.</summary>
     public required int Length { get; init; }
 
-    /// <summary>True when rows hold several sequences: attention follows their borders.</summary>
-    public bool Packed { get; init; }
-
-    /// <summary>Most sequences in a micro-batch when packed.</summary>
-    public int MostSequences { get; init; } = 512;
+    /// <summary>Most sequences in a micro-batch; at least <see cref="Rows"/>.</summary>
+    public required int MostSequences { get; init; }
 
     /// <summary>Keep only each layer's input; compute the layer again for the backward pass.</summary>
     public bool Checkpointing { get; init; }
+
+    /// <summary>With checkpointing: the layers' inputs wait in page-locked host memory.</summary>
+    public bool InputsInHostMemory { get; init; }
 
     /// <summary>Base matrices take turns in one buffer, written before each use (4-bit bases).</summary>
     public bool SharedWeights { get; init; }
@@ -65,8 +69,8 @@ internal sealed record FusedOptions
     /// <summary>Capture each half of a step in a CUDA graph.</summary>
     public bool Graphs { get; init; } = true;
 
-    /// <summary>Rows of logits that exist at a time.</summary>
-    public int LossChunk { get; init; } = 1024;
+    /// <summary>Rows of logits that exist at a time; by default 1024, with checkpointing 512.</summary>
+    public int LossChunk { get => field > 0 ? field : Checkpointing ? 512 : 1024; init; }
 
     /// <summary>AdamW's β₁.</summary>
     public double Beta1 { get; init; } = 0.9;

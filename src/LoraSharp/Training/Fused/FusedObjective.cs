@@ -159,9 +159,9 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
     {
         Rows = _rows,
         Length = _length,
-        Packed = true,
         MostSequences = MostSequences,
         Checkpointing = _checkpointing,
+        InputsInHostMemory = _checkpointing,
         SharedWeights = _adapters.Linears.Values.Any(l => l.Inner is QuantizedLinear),
     }, _model.Device);
 
@@ -202,7 +202,7 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
         FusedLayer[] layers = [.. _tensors.Norms.Select((norms, l) =>
         {
             FusedLinear[] linears = [.. LlamaTensors.LinearGroups.SelectMany(g => g).Select(name => Linear($"{_model.Config.Names.Layers}.{l}.{name}"))];
-            return new FusedLayer(norms.Attention, norms.Mlp, linears[0], linears[1], linears[2], linears[3], linears[4], linears[5], linears[6]);
+            return new FusedLayer(norms.Attention, norms.Mlp, linears[0], linears[1], linears[2], linears[3], linears[4], linears[5], linears[6]) { QkvBias = _tensors.Biases.ElementAtOrDefault(l) };
         })];
         return new FusedModel(_tensors.Shape, _tensors.Embedding, layers, _tensors.FinalNorm, _tensors.Head, _tensors.Cosines, _tensors.Sines);
     }

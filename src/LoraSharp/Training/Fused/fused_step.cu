@@ -84,17 +84,24 @@ extern "C" __global__ void rmsnorm_backward(const u16* dy, const u16* x, const u
     }
 }
 
-// Rotates the first 'heads' heads of each row in place; cos and sin are [positions, e/2], pairs are (i, i + e/2).
-extern "C" __global__ void rope(u16* x, const int* positions, const float* cosines, const float* sines, int heads, int e, long long ld, float sign) {
+// Adds the bias (which may be null) to the 'all' heads of each row and rotates the first 'heads' of them, in place; cos and sin
+// are [positions, e/2], pairs are (i, i + e/2).
+extern "C" __global__ void rope(u16* x, const u16* bias, const int* positions, const float* cosines, const float* sines, int heads, int all, int e, long long ld) {
     long long row = blockIdx.x;
     int half = e >> 1, per = half >> 1;
     long long base = (long long)positions[row] * half;
-    for (int i = threadIdx.x; i < heads * per; i += blockDim.x) {
+    for (int i = threadIdx.x; i < (bias ? all : heads) * per; i += blockDim.x) {
         int head = i / per, j = (i % per) * 2;
         u32* a = (u32*)(x + row * ld + head * e + j);
         u32* b = (u32*)(x + row * ld + head * e + half + j);
-        float c0 = cosines[base + j], c1 = cosines[base + j + 1], s0 = sign * sines[base + j], s1 = sign * sines[base + j + 1];
         u32 va = *a, vb = *b;
+        if (bias) {
+            u32 more_a = *(const u32*)(bias + head * e + j), more_b = *(const u32*)(bias + head * e + half + j);
+            va = pack(lo(va) + lo(more_a), hi(va) + hi(more_a));
+            vb = pack(lo(vb) + lo(more_b), hi(vb) + hi(more_b));
+            if (head >= heads) { *a = va; *b = vb; continue; }
+        }
+        float c0 = cosines[base + j], c1 = cosines[base + j + 1], s0 = sines[base + j], s1 = sines[base + j + 1];
         *a = pack(lo(va) * c0 - lo(vb) * s0, hi(va) * c1 - hi(vb) * s1);
         *b = pack(lo(vb) * c0 + lo(va) * s0, hi(vb) * c1 + hi(va) * s1);
     }
@@ -128,15 +135,10 @@ extern "C" __global__ void rope_backward(const u16* dq, const u16* dk, const u16
     }
 }
 
-// Copies [b, h, s, e] (any strides, last 1) into rows [h*e].
-extern "C" __global__ void gather_heads(const u16* x, u16* out, int seq, int h, int e, long long ld, long long xb, long long xh, long long xs) {
+// Copies rows [k] into the first k columns of rows [ld].
+extern "C" __global__ void place_rows(const u16* x, u16* out, int k, long long ld) {
     long long row = blockIdx.x;
-    long long b = row / seq, s = row % seq;
-    int per = e >> 3;
-    for (int i = threadIdx.x; i < h * per; i += blockDim.x) {
-        int head = i / per, j = (i % per) * 8;
-        *(uint4*)(out + row * ld + head * e + j) = *(const uint4*)(x + b * xb + head * xh + s * xs + j);
-    }
+    for (int i = threadIdx.x; i < k >> 3; i += blockDim.x) ((uint4*)(out + row * ld))[i] = ((const uint4*)(x + row * k))[i];
 }
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + __expf(-x)); }
@@ -154,15 +156,15 @@ extern "C" __global__ void swiglu(const u16* gu, u16* a, int f, long long ld_gu,
     *(uint4*)(a + row * ld_a + i) = repack(u);
 }
 
-// [g | u] becomes [dg | du]; a = silu(g) * u is written again for the gradient of the adapter that follows.
-extern "C" __global__ void swiglu_backward(u16* gu, const u16* da, u16* a, int f, long long ld_gu, long long ld_da, long long ld_a) {
+// [g | u] becomes [dg | du]; 'a' holds da and gets silu(g) * u again, for the gradient of the adapter that follows.
+extern "C" __global__ void swiglu_backward(u16* gu, u16* a, int f, long long ld_gu, long long ld_a) {
     long long row = blockIdx.y;
     int i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i >= f) return;
     float g[8], u[8], d[8], s[8];
     unpack(*(const uint4*)(gu + row * ld_gu + i), g);
     unpack(*(const uint4*)(gu + row * ld_gu + f + i), u);
-    unpack(*(const uint4*)(da + row * ld_da + i), d);
+    unpack(*(const uint4*)(a + row * ld_a + i), d);
     #pragma unroll
     for (int j = 0; j < 8; j++) {
         float q = sigmoid(g[j]), silu = g[j] * q;

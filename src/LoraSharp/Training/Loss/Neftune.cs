@@ -1,3 +1,4 @@
+using LoraSharp.Tensors;
 using static TorchSharp.torch;
 
 namespace LoraSharp.Training.Loss;
@@ -11,7 +12,7 @@ public sealed class NeftuneNoise(double alpha, long seed) : ITrainingNoise, IDis
 {
     // Apart from the seeds that dropout makes of the same numbers.
     private const long Stream = -1;
-    private Generator? _generator;
+    private readonly SeededDraws _draws = new();
     private long? _pass;
 
     /// <inheritdoc/>
@@ -31,20 +32,13 @@ public sealed class NeftuneNoise(double alpha, long seed) : ITrainingNoise, IDis
         }
 
         using var scope = NewDisposeScope();
-        if (_generator is null || _generator.device.type != embedded.device.type)
-        {
-            _generator?.Dispose();
-            _generator = new Generator(0, embedded.device);
-        }
-
-        _generator.manual_seed(PassSeed.Of(seed, pass, Stream));
         double size = alpha / Math.Sqrt(embedded.shape[^2] * embedded.shape[^1]);
-        Tensor noise = empty_like(embedded, dtype: ScalarType.Float32, requires_grad: false).uniform_(-size, size, _generator);
+        Tensor noise = _draws.Uniform(empty_like(embedded, dtype: ScalarType.Float32, requires_grad: false), -size, size, PassSeed.Of(seed, pass, Stream));
         return (embedded + noise.to(embedded.dtype)).MoveToOuterDisposeScope();
     }
 
     /// <summary>Frees the generator.</summary>
-    public void Dispose() => _generator?.Dispose();
+    public void Dispose() => _draws.Dispose();
 
     private sealed class End(NeftuneNoise noise) : IDisposable
     {
