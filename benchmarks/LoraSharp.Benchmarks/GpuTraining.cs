@@ -114,7 +114,7 @@ internal static class GpuTraining
                 Norm(), Norm(), L($"{l}.q", s.H * s.E, s.D), L($"{l}.k", s.K * s.E, s.D), L($"{l}.v", s.K * s.E, s.D), L($"{l}.o", s.D, s.H * s.E),
                 L($"{l}.gate", s.F, s.D), L($"{l}.up", s.F, s.D), L($"{l}.down", s.D, s.F))
             {
-                QkvBias = biases ? Own((randn([(s.H + (2 * s.K)) * s.E], ScalarType.Float32, device) * 0.5).to(ScalarType.BFloat16)) : null,
+                QkvBias = biases ? Own((randn([(s.H + (2 * s.K)) * s.E], ScalarType.Float32, device) * 0.2).to(ScalarType.BFloat16)) : null,
             });
         }
 

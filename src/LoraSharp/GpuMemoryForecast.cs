@@ -1,5 +1,6 @@
 using LoraSharp.Formats;
 using LoraSharp.Quantization;
+using LoraSharp.Training.Fused;
 using LoraSharp.Training.Loss;
 
 namespace LoraSharp;
@@ -14,9 +15,6 @@ public sealed record GpuMemoryForecast
     // What the driver, libraries and their workspaces take before a tensor is there.
     private const long Context = 1_000_000_000;
     private const int Bf16 = 2, Fp32 = 4;
-
-    // The fused step's pieces of logits.
-    private const long FusedLossChunk = 1024;
 
     /// <summary>Bytes with the fused step (training.fused_step: auto); null where it does not fit the recipe.</summary>
     public long? Fused { get; init; }
@@ -44,22 +42,19 @@ public sealed record GpuMemoryForecast
     /// <param name="rank">r, on all seven matrices.</param>
     /// <param name="quantization">Of a 4-bit base; null for a dense one.</param>
     /// <param name="tokens">Of a micro-batch.</param>
-    /// <param name="checkpointing">Keep the blocks' inputs only.</param>
-    /// <param name="packed">Attention by FlashAttention over packed rows, which keeps no copies of q, k and v.</param>
-    public static long FusedBytes(Shape shape, int rank, QuantizationOptions? quantization, long tokens, bool checkpointing, bool packed)
+    /// <param name="checkpointing">Keep the blocks' inputs only, in host memory.</param>
+    public static long FusedBytes(Shape shape, int rank, QuantizationOptions? quantization, long tokens, bool checkpointing)
     {
         ArgumentNullException.ThrowIfNull(shape);
         (long d, long f, long h, long kv) = (shape.Size, shape.Inner, shape.Heads, shape.KeyValues);
-        long attention = (packed ? 0 : Bf16 * ((2 * h) + (2 * kv))) + (Fp32 * shape.QueryHeads);
 
-        // Residual after attention, q·k·v, attention's output, gate and up, two norms' scales.
-        long block = (Bf16 * (d + (h + (2 * kv)) + (h + rank) + ((2 * f) + (2 * rank)))) + (2 * Fp32);
-        long kept = checkpointing ? 1 : shape.Layers;
+        // Residual after attention, q·k·v, attention's output, gate and up, x·Aᵀ of the output projection; two norms' scales and attention's.
+        long block = (Bf16 * (d + (h + (2 * kv) + (3 * rank)) + h + ((2 * f) + (2 * rank)) + rank)) + (Fp32 * (2 + shape.QueryHeads));
+        long states = tokens * ((Bf16 * d * (checkpointing ? 2 : shape.Layers)) + ((checkpointing ? 1 : shape.Layers) * block));
 
-        // Attention's own tensors come twice: what the step before the capture left with the allocator is not the graph's.
-        long states = tokens * ((shape.Layers * Bf16 * d) + (kept * (block + (2 * attention))));
-        long buffers = Bf16 * tokens * ((8 * d) + (2 * f) + h + (h + (2 * kv)) + (9 * rank));
-        long logits = Bf16 * Math.Min(FusedLossChunk, tokens) * shape.Vocabulary;
+        // Normed input, activation, output, residual's gradient, attention's output again; attention's gradients, of q in float32 too.
+        long buffers = Bf16 * tokens * ((d + (3 * rank)) + (Math.Max(f, d) + rank) + Math.Max(d, h) + (d + rank) + (h + rank) + (h + (2 * kv)) + (2 * h));
+        long logits = Bf16 * Math.Min(new FusedOptions { Rows = 1, Length = 1, MostSequences = 1, Checkpointing = checkpointing }.LossChunk, tokens) * shape.Vocabulary;
         long factors = shape.Layers * rank * ((d + h) + (2 * (d + kv)) + (h + d) + (3 * (d + f)));
         long weights = quantization is null
             ? Bf16 * shape.Layers * shape.BlockWeights

@@ -114,7 +114,7 @@ public sealed partial record MemoryForecast
         double perToken = ActivationMemory.BytesPerToken(matrices.Select(m => (m.Shape[0], m.Shape[1])), config.Layers.Count, config.HiddenSize, Compute, isAdapted: true);
         return new GpuMemoryForecast
         {
-            Fused = fits ? GpuMemoryForecast.FusedBytes(shape, recipe.Adapter.Rank, quantization, (long)fullRows * fullLength, t.GradientCheckpointing == "on", packed: true) : null,
+            Fused = fits ? GpuMemoryForecast.FusedBytes(shape, recipe.Adapter.Rank, quantization, (long)fullRows * fullLength, t.GradientCheckpointing == "on") : null,
             Plain = GpuMemoryForecast.PlainBytes(
                 BaseMemory.Bytes(source, matrices, quantization, Compute, onCpu: false), TrainedBytes(recipe, settings, all, matrices, Compute), perToken, shape, fullRows, fullLength, t.GradientCheckpointing == "on", packed,
                 LogitBytes(recipe, config, (long)fullRows * fullLength, Compute)),

@@ -24,6 +24,7 @@ public sealed class AdapterModelTests
         using var model = new AdaptedModel(AdaptedModel.BaseOf(name));
         using AdapterFolder folder = AdapterFolder.Open(Fixtures.Path("adapters/" + name));
         model.Adapters.Load(folder);
+        double tolerance = Tolerance(name);
         string golden = $"adapters/{name}/golden.safetensors";
         using Tensor ids = FlatModel.Read(golden, "input_ids");
         // Under these PEFT's own base is no longer the base when the adapter is off; ours is, bit by bit.
@@ -31,14 +32,14 @@ public sealed class AdapterModelTests
         using Tensor before = model.Logits(ids);
         Assert.True(changesPeftsBase || model.Difference(ids, golden, "base_logits") < 1e-4, "base before");
         model.Adapters.Select(AdapterSet.DefaultName);
-        Assert.True(model.Difference(ids, golden, "adapter_logits") < 1e-4, $"adapter {model.Difference(ids, golden, "adapter_logits")}");
+        Assert.True(model.Difference(ids, golden, "adapter_logits") < tolerance, $"adapter {model.Difference(ids, golden, "adapter_logits")}");
         using (model.Adapters.Disable())
         {
             using Tensor disabled = model.Logits(ids);
             Assert.True(before.Equals(disabled), "base while disabled");
         }
 
-        Assert.True(model.Difference(ids, golden, "adapter_logits") < 1e-4, "adapter again");
+        Assert.True(model.Difference(ids, golden, "adapter_logits") < tolerance, "adapter again");
         model.Adapters.Remove(AdapterSet.DefaultName);
         using Tensor after = model.Logits(ids);
         Assert.True(before.Equals(after), "base after");
@@ -59,11 +60,14 @@ public sealed class AdapterModelTests
         using var model = new AdaptedModel(output);
         string golden = $"adapters/{name}/golden.safetensors";
         using Tensor ids = FlatModel.Read(golden, "input_ids");
-        Assert.True(model.Difference(ids, golden, "merged_logits") < 2e-4, $"{model.Difference(ids, golden, "merged_logits")}");
+        Assert.True(model.Difference(ids, golden, "merged_logits") < 2 * Tolerance(name), $"{model.Difference(ids, golden, "merged_logits")}");
         using Tensor adapted = FlatModel.Read(golden, "adapter_logits");
         using Tensor largest = adapted.abs().max();
-        Assert.True(model.Difference(ids, golden, "adapter_logits") < 2e-4 * Math.Max(1, largest.item<float>()));
+        Assert.True(model.Difference(ids, golden, "adapter_logits") < 2 * Tolerance(name) * Math.Max(1, largest.item<float>()));
     }
+
+    // A GPU adds in another order than the reference's CPU, which shows where factors as large as this one's nearly cancel.
+    private static double Tolerance(string name) => TestDevice.Current.type == TorchSharp.DeviceType.CUDA && name == "gpt2_conv1d" ? 5e-4 : 1e-4;
 
     [Fact]
     public void Rows_of_one_batch_use_different_adapters()

@@ -376,7 +376,7 @@ internal sealed class FusedLoraStep : IDisposable
 
         Use(m, 0);
         m.Qkv.Forward(Trim(_x, m.Qkv.Inputs + m.Qkv.Rank), state.Qkv.narrow(1, 0, m.Qkv.Outputs));
-        KernelArgument bias = layer.QkvBias is { } added ? added : (nint)0;
+        KernelArgument bias = layer.QkvBias is { } added ? added : (KernelArgument)(nint)0;
         Launch("rope", (_tokens, 1, 1), 256, state.Qkv, bias, _positions, _model.Cosines, _model.Sines, (int)(_shape.Heads + _shape.KeyHeads), (int)(_shape.Heads + (2 * _shape.KeyHeads)), (int)_shape.HeadSize, state.Qkv.size(1));
         Attend(state);
         Use(m, 1);
