@@ -19,7 +19,9 @@ internal sealed class RunningServer : IAsyncDisposable
         _loaded = loaded;
         Engine = engine;
         _app = app;
-        Client = new HttpClient { BaseAddress = new Uri(app.Urls.First()) };
+
+        // On a loaded machine an answer may take its time; a test that hangs is ended by the test run.
+        Client = new HttpClient { BaseAddress = new Uri(app.Urls.First()), Timeout = Timeout.InfiniteTimeSpan };
     }
 
     public LoadedModel Loaded => _loaded;

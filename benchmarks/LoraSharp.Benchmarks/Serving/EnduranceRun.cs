@@ -195,7 +195,9 @@ internal sealed class EnduranceRun
 
     private void Check(string kind, string model, string[] paths, int question, int tokens, StreamedAnswer answer)
     {
-        if (answer.Status == HttpStatusCode.NotFound && model is Swapped or Passing)
+        // A stream that waited long enough for a comment has its status; what is wrong then comes as an event.
+        bool unknown = answer.Status == HttpStatusCode.NotFound || answer.Error?.StartsWith("There is no model", StringComparison.Ordinal) == true;
+        if (unknown && model is Swapped or Passing)
         {
             _report.Count("unknown at that time");
         }
