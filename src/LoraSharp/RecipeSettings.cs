@@ -60,7 +60,7 @@ public sealed class RecipeSettings(Recipe recipe, string? recipeFolder = null)
             Train = [.. d.Train.Select(s => new DataSource { Path = Resolve(s.Path), Weight = s.Weight, Format = s.Format is null ? null : Format(s.Format), Columns = s.Columns, MaxSamples = s.MaxSamples })],
             Validation = ValidationSource.Parse(double.TryParse(d.Validation, NumberStyles.Float, CultureInfo.InvariantCulture, out _) ? d.Validation : Resolve(d.Validation)),
             Format = d.Format == "auto" ? FormatOfLoss() : Format(d.Format),
-            FormatAskedBy = d.Format == "auto" && recipe.Preference.Loss != "none" ? $"preference.loss: {recipe.Preference.Loss}" : null,
+            FormatAskedBy = d.Format == "auto" && LossAsks ? $"preference.loss: {recipe.Preference.Loss}" : null,
             MaxLength = d.MaxLength,
             TrainOn = d.TrainOn switch { "all" => TrainOn.All, "completions" => TrainOn.Completions, _ => TrainOn.Assistant },
             Columns = d.Columns,
@@ -75,8 +75,11 @@ public sealed class RecipeSettings(Recipe recipe, string? recipeFolder = null)
         };
     }
 
+    // Beside a reward it says nothing: the two exclude each other, which the objective tells.
+    private bool LossAsks => recipe.Preference.Loss != "none" && recipe.Grpo.Reward == "none";
+
     // A loss of preferences says what its rows are. Found by looking, rows that miss a little of it would be taken for plain ones.
-    private DatasetFormat FormatOfLoss() => recipe.Preference.Loss switch { "none" => DatasetFormat.Auto, "kto" => DatasetFormat.Kto, _ => DatasetFormat.Preference };
+    private DatasetFormat FormatOfLoss() => !LossAsks ? DatasetFormat.Auto : recipe.Preference.Loss == "kto" ? DatasetFormat.Kto : DatasetFormat.Preference;
 
     private static DatasetFormat Format(string name) => name switch
     {
