@@ -34,17 +34,19 @@ internal sealed class SweepFolder
 
     public string Path { get; }
 
+    private string Results => System.IO.Path.Combine(Path, "sweep.json");
+
     /// <summary>Where a trial's adapter goes.</summary>
     public string Adapter(SweepTrial trial) => System.IO.Path.Combine(Path, "adapters", trial.Name);
 
     /// <summary>Writes the results so far.</summary>
     public void Write(SweepReport report)
     {
-        AtomicFile.WriteText(System.IO.Path.Combine(Path, "sweep.json"), Json(report).ToJsonString(Indented));
+        AtomicFile.WriteText(Results, Json(report).ToJsonString(Indented));
         AtomicFile.WriteText(System.IO.Path.Combine(Path, "sweep.csv"), Csv(report));
     }
 
-    /// <summary>Draws what there is to see.</summary>
+    /// <summary>Draws what <see cref="Write"/> wrote last.</summary>
     public void Draw(SweepReport report)
     {
         if (report.Recommendation is not null)
@@ -52,7 +54,7 @@ internal sealed class SweepFolder
             SweepPlot.Write(
                 System.IO.Path.Combine(Path, "sweep.png"),
                 System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(_recipe.Model)),
-                SweepPoint.FromTrials(Trials(report)),
+                SweepPoint.Read(Results),
                 report.IsValidated ? "validation loss" : "training loss",
                 report.Recommendation.Recommended.Trial.Name);
         }

@@ -33,7 +33,7 @@ public sealed record SweepPoint(string Name, string Series, string Targets, int?
         }
     }
 
-    internal static IReadOnlyList<SweepPoint> FromTrials(JsonArray trials)
+    private static IReadOnlyList<SweepPoint> FromTrials(JsonArray trials)
     {
         bool variants = Varies("variant"), rates = Varies("learning_rate");
         return [.. trials.Select(Point)];

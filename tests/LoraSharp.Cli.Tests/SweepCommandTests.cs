@@ -66,6 +66,22 @@ public sealed class SweepCommandTests : IDisposable
     }
 
     [Fact]
+    public async Task HalvedTrialsAreMeasuredByWhatTheyGenerate()
+    {
+        string rows = Path.Combine(_folder, "texts.jsonl");
+        File.WriteAllLines(rows, Enumerable.Range(0, 8).Select(i => $$"""{"prompt": "Count: ", "completion": "{{string.Join(' ', Enumerable.Range(0, 1 + (i % 4)))}}"}"""));
+        CommandRun run = await CommandRun.OfAsync(
+            "sweep", Recipe(), "--ranks", "2,4", "--halve-every", "2", "--test", rows, "--json",
+            "--set", $"model={TrainingFolder.TinyBase}", $"data.train={rows}", "sweep.test_tokens=4", "sweep.test_rows=2");
+        Assert.True(run.ExitCode == 0, run.Error);
+        JsonArray trials = JsonNode.Parse(run.Output)!["trials"]!.AsArray();
+        Assert.Equal([2, 5], trials.Select(t => (int)t!["steps"]!).Order());
+        Assert.All(trials, t => Assert.InRange((double)t!["bleu"]!, 0, 100));
+        Assert.All(trials, t => Assert.InRange((double)t!["exact_match"]!, 0, 100));
+        Assert.True(new FileInfo(Path.Combine(_folder, "out", "sweep.png")).Length > 1000);
+    }
+
+    [Fact]
     public async Task OneByOneEqualsSideBySide()
     {
         CommandRun together = await CommandRun.OfAsync("sweep", Recipe(), "--ranks", "2,4", "--json");
