@@ -219,7 +219,7 @@ internal sealed class AdapterLoader(AdapterSet set)
 
         if (isFrozenFactor && (isRounded || part.Info.Type == ElementType.BF16) && module is { A: not null, B: not null })
         {
-            module.KeepBrain();
+            module.KeepBfloat16();
         }
     }
 

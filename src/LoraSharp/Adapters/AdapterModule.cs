@@ -15,8 +15,8 @@ public sealed class AdapterModule : IDisposable
 {
     private LowRankKernel.Factors? _kernelFactors;
     private bool _kernelFactorsKnown;
-    private Tensor? _brainA;
-    private Tensor? _brainB;
+    private Tensor? _bfloat16A;
+    private Tensor? _bfloat16B;
 
     /// <summary>Creates an empty module.</summary>
     internal AdapterModule(string name, bool isEmbedding)
@@ -114,7 +114,7 @@ public sealed class AdapterModule : IDisposable
                 bool fits = this is { IsEmbedding: false, A: { requires_grad: false, dtype: ScalarType.Float32, device_type: DeviceType.CPU }, B.dtype: ScalarType.Float32, Magnitude: null, Weight: null, Bias: null, BBias: null, TokenRows: null, AnchorA: null }
                     && A.is_contiguous() && B.stride(0) == 1 && B.stride(1) == B.shape[0];
                 _kernelFactors = !fits ? null
-                    : _brainA is not null && _brainB is not null ? new(AtenTensor.DataPointer(_brainA), AtenTensor.DataPointer(_brainB), Rank, (float)Scaling, IsBrain: true)
+                    : _bfloat16A is not null && _bfloat16B is not null ? new(AtenTensor.DataPointer(_bfloat16A), AtenTensor.DataPointer(_bfloat16B), Rank, (float)Scaling, IsBfloat16: true)
                     : new(AtenTensor.DataPointer(A!), AtenTensor.DataPointer(B!), Rank, (float)Scaling);
             }
 
@@ -126,30 +126,30 @@ public sealed class AdapterModule : IDisposable
     /// Keeps a second copy of frozen factors in bfloat16 where that loses nothing, as of an adapter that was saved so: rows of
     /// other adapters wait for the factors' bytes more than for anything else, and these are half as many.
     /// </summary>
-    internal void KeepBrain()
+    internal void KeepBfloat16()
     {
-        if (!IsEmbedding && Experts == 0 && A is { device_type: DeviceType.CPU } a && B is { } b && Exact(a) is { } brainA)
+        if (!IsEmbedding && Experts == 0 && A is { device_type: DeviceType.CPU } a && B is { } b && Exact(a) is { } bfloat16A)
         {
             // As B lies: its transpose, contiguous.
-            if (Exact(b.t()) is { } brainB)
+            if (Exact(b.t()) is { } bfloat16B)
             {
-                (_brainA, _brainB) = (brainA, brainB);
+                (_bfloat16A, _bfloat16B) = (bfloat16A, bfloat16B);
             }
             else
             {
-                brainA.Dispose();
+                bfloat16A.Dispose();
             }
         }
     }
 
     /// <summary>Bytes of that copy.</summary>
-    internal long BrainBytes => 2 * ((_brainA?.NumberOfElements ?? 0) + (_brainB?.NumberOfElements ?? 0));
+    internal long Bfloat16Bytes => 2 * ((_bfloat16A?.NumberOfElements ?? 0) + (_bfloat16B?.NumberOfElements ?? 0));
 
     private static Tensor? Exact(Tensor factor)
     {
         using var scope = NewDisposeScope();
-        Tensor brain = factor.to(ScalarType.BFloat16).contiguous();
-        return brain.to(ScalarType.Float32).equal(factor).all().item<bool>() ? brain.DetachFromDisposeScope() : null;
+        Tensor rounded = factor.to(ScalarType.BFloat16).contiguous();
+        return rounded.to(ScalarType.Float32).equal(factor).all().item<bool>() ? rounded.DetachFromDisposeScope() : null;
     }
 
     /// <summary>The trained tensors with PEFT's keys, in the order of the keys.</summary>
@@ -236,7 +236,7 @@ public sealed class AdapterModule : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (Tensor? tensor in (Tensor?[])[A, B, BBias, Magnitude, Bias, Weight, AnchorA, AnchorB, FrozenDoraScale, _brainA, _brainB])
+        foreach (Tensor? tensor in (Tensor?[])[A, B, BBias, Magnitude, Bias, Weight, AnchorA, AnchorB, FrozenDoraScale, _bfloat16A, _bfloat16B])
         {
             tensor?.Dispose();
         }

@@ -60,7 +60,7 @@ public sealed class LoraAdapter : IDisposable
     /// <summary>Bytes of its tensors in memory, anchors and second copies of the factors included.</summary>
     public long Bytes => Tensors.Sum(t => t.Value.NumberOfElements * t.Value.ElementSize)
         + _modules.Values.Sum(m => m.AnchorA is null ? 0 : 4 * (m.AnchorA.NumberOfElements + m.AnchorB!.NumberOfElements))
-        + _modules.Values.Sum(m => m.BrainBytes);
+        + _modules.Values.Sum(m => m.Bfloat16Bytes);
 
     /// <summary>While it is selected, the model's own parameters that hold its values.</summary>
     internal Dictionary<string, Tensor> Live { get; } = new(StringComparer.Ordinal);

@@ -29,7 +29,7 @@ internal unsafe struct RowDequantization<T> : IRangeWork
     public void* Target;
 
     /// <summary>Whether the target is bfloat16; float32 otherwise.</summary>
-    public bool IsBrain;
+    public bool IsBfloat16;
 
     public readonly void Run(long begin, long end)
     {
@@ -40,8 +40,8 @@ internal unsafe struct RowDequantization<T> : IRangeWork
             {
                 int count = Math.Min(RowPiece.Size, Columns - first);
                 long at = (row * Columns) + first;
-                Decoder.Decode(row, first, count, IsBrain ? scratch : (float*)Target + at);
-                if (IsBrain)
+                Decoder.Decode(row, first, count, IsBfloat16 ? scratch : (float*)Target + at);
+                if (IsBfloat16)
                 {
                     HalfConversion.SingleToBFloat16(scratch, (ushort*)Target + at, count);
                 }

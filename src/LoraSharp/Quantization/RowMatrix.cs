@@ -19,7 +19,7 @@ internal static unsafe class RowMatrix
             Decoder = decoder,
             Columns = (int)columns,
             Target = (void*)AtenTensor.DataPointer(target),
-            IsBrain = target.dtype == ScalarType.BFloat16,
+            IsBfloat16 = target.dtype == ScalarType.BFloat16,
         };
         ParallelRange.For(0, rows, Math.Max(1, Grain / columns), ref work);
     }

@@ -9,7 +9,7 @@ namespace LoraSharp.Tensors;
 /// </remarks>
 internal sealed class SeededDraws : IDisposable
 {
-    private readonly Generator _generator = new(0, CPU);
+    private Generator? _generator;
 
     /// <summary>1 with a probability, else 0.</summary>
     public Tensor Bernoulli(Tensor target, double probability, long seed) =>
@@ -20,7 +20,7 @@ internal sealed class SeededDraws : IDisposable
         Generator(target, seed) is { } generator ? target.uniform_(from, to, generator) : target.uniform_(from, to);
 
     /// <inheritdoc/>
-    public void Dispose() => _generator.Dispose();
+    public void Dispose() => _generator?.Dispose();
 
     // Null where the device's own is used.
     private Generator? Generator(Tensor target, long seed)
@@ -31,6 +31,7 @@ internal sealed class SeededDraws : IDisposable
             return null;
         }
 
+        _generator ??= new Generator(0, CPU);
         _generator.manual_seed(seed);
         return _generator;
     }

@@ -25,7 +25,7 @@ public sealed class RoundedFactorsTests
                 Assert.All(adapter.Tensors, t => Assert.True(t.Value.to(ScalarType.BFloat16).to(ScalarType.Float32).equal(t.Value).all().item<bool>(), t.Name));
             }
 
-            Assert.All(adapter.Modules.Values, m => Assert.True(m.KernelFactors is { IsBrain: true }, m.Name));
+            Assert.All(adapter.Modules.Values, m => Assert.True(m.KernelFactors is { IsBfloat16: true }, m.Name));
             Assert.Equal(6 * adapter.ParameterCount, adapter.Bytes);
         }
 
@@ -43,6 +43,6 @@ public sealed class RoundedFactorsTests
         LoraAdapter adapter = loaded.Adapters.Load(folder, name);
         using var scope = NewDisposeScope();
         Assert.Contains(adapter.Tensors, t => !t.Value.to(ScalarType.BFloat16).to(ScalarType.Float32).equal(t.Value).all().item<bool>());
-        Assert.All(adapter.Modules.Values, m => Assert.False(m.KernelFactors is { IsBrain: true }, m.Name));
+        Assert.All(adapter.Modules.Values, m => Assert.False(m.KernelFactors is { IsBfloat16: true }, m.Name));
     }
 }

@@ -79,9 +79,9 @@ public sealed unsafe class ScaledBlockTests
                 Tensor whole = empty(Rows, Columns);
                 weight.DequantizeInto(whole, width);
                 Assert.Equal(expected, whole.data<float>().ToArray());
-                Tensor brain = empty([Rows, Columns], ScalarType.BFloat16);
-                weight.DequantizeInto(brain, width);
-                Assert.True(brain.equal(whole.to(ScalarType.BFloat16)).all().item<bool>());
+                Tensor rounded = empty([Rows, Columns], ScalarType.BFloat16);
+                weight.DequantizeInto(rounded, width);
+                Assert.True(rounded.equal(whole.to(ScalarType.BFloat16)).all().item<bool>());
             }
         }
     }

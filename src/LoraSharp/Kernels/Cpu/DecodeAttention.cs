@@ -27,12 +27,12 @@ internal static unsafe class DecodeAttention
         long grain = Math.Max(1, (1 << 15) / Math.Max(1, keyShape[2] * (shape[3] + valueSize)));
         if (query.dtype == ScalarType.Float32)
         {
-            Work<Single32> work = Create<Single32>();
+            Work<Float32Element> work = Create<Float32Element>();
             ParallelRange.For(0, heads, grain, ref work);
         }
         else
         {
-            Work<Brain16> work = Create<Brain16>();
+            Work<Bfloat16Element> work = Create<Bfloat16Element>();
             ParallelRange.For(0, heads, grain, ref work);
         }
 

@@ -37,7 +37,7 @@ internal unsafe interface IElement
 }
 
 /// <summary>float32.</summary>
-internal readonly unsafe struct Single32 : IElement
+internal readonly unsafe struct Float32Element : IElement
 {
     public static int Size => 4;
 
@@ -72,7 +72,7 @@ internal readonly unsafe struct Single32 : IElement
 }
 
 /// <summary>bfloat16: the upper half of a float32, rounded to nearest even.</summary>
-internal readonly unsafe struct Brain16 : IElement
+internal readonly unsafe struct Bfloat16Element : IElement
 {
     public static int Size => 2;
 

@@ -52,17 +52,17 @@ internal static unsafe class FewRowsProduct
         byte* input = (byte*)AtenTensor.DataPointer(x);
         if (weight.dtype == ScalarType.Float32)
         {
-            Run<Single32>(input, (float*)input, weight, bias, y, (m, k, f), factors);
+            Run<Float32Element>(input, (float*)input, weight, bias, y, (m, k, f), factors);
             return y;
         }
 
         float* ordered = (float*)NativeMemory.AlignedAlloc((nuint)(m * k * sizeof(float)), 64);
         for (long row = 0; row < m; row++)
         {
-            Order<Brain16>(input + (row * k * Brain16.Size), ordered + (row * k), k);
+            Order<Bfloat16Element>(input + (row * k * Bfloat16Element.Size), ordered + (row * k), k);
         }
 
-        Run<Brain16>(input, ordered, weight, bias, y, (m, k, f), factors);
+        Run<Bfloat16Element>(input, ordered, weight, bias, y, (m, k, f), factors);
         NativeMemory.AlignedFree(ordered);
         return y;
     }

@@ -22,11 +22,11 @@ internal static unsafe class LowRankKernel
     /// <param name="B">[r, f]: Bᵀ, contiguous.</param>
     /// <param name="Rank">r.</param>
     /// <param name="Scale">s.</param>
-    /// <param name="IsBrain">Both are bfloat16, which halves what is read; otherwise float32.</param>
-    public readonly record struct Factors(nint A, nint B, int Rank, float Scale, bool IsBrain = false)
+    /// <param name="IsBfloat16">Both are bfloat16, which halves what is read; otherwise float32.</param>
+    public readonly record struct Factors(nint A, nint B, int Rank, float Scale, bool IsBfloat16 = false)
     {
         /// <summary>Bytes of an element.</summary>
-        public long Size => IsBrain ? 2 : 4;
+        public long Size => IsBfloat16 ? 2 : 4;
     }
 
     /// <summary>Neighbouring rows with the same factors.</summary>
@@ -55,11 +55,11 @@ internal static unsafe class LowRankKernel
         {
             if (x.dtype == ScalarType.Float32)
             {
-                Run<Single32>(first, segments.Length);
+                Run<Float32Element>(first, segments.Length);
             }
             else
             {
-                Run<Brain16>(first, segments.Length);
+                Run<Bfloat16Element>(first, segments.Length);
             }
         }
 
@@ -82,15 +82,15 @@ internal static unsafe class LowRankKernel
     public static void Shrink<T>(Factors factors, byte* input, long k, float* hidden, float* scratch)
         where T : unmanaged, IElement
     {
-        if (factors.IsBrain)
+        if (factors.IsBfloat16)
         {
-            Arrange<T, Brain16>(input, scratch, k);
-            Shrink<Brain16>(factors, scratch, k, hidden);
+            Arrange<T, Bfloat16Element>(input, scratch, k);
+            Shrink<Bfloat16Element>(factors, scratch, k, hidden);
         }
         else
         {
-            Arrange<T, Single32>(input, scratch, k);
-            Shrink<Single32>(factors, scratch, k, hidden);
+            Arrange<T, Float32Element>(input, scratch, k);
+            Shrink<Float32Element>(factors, scratch, k, hidden);
         }
     }
 
@@ -98,13 +98,13 @@ internal static unsafe class LowRankKernel
     public static void Expand<T>(Factors factors, float* hidden, byte* y, long begin, long end, long f)
         where T : unmanaged, IElement
     {
-        if (factors.IsBrain)
+        if (factors.IsBfloat16)
         {
-            Expand<T, Brain16>(factors, hidden, y, begin, end, f);
+            Expand<T, Bfloat16Element>(factors, hidden, y, begin, end, f);
         }
         else
         {
-            Expand<T, Single32>(factors, hidden, y, begin, end, f);
+            Expand<T, Float32Element>(factors, hidden, y, begin, end, f);
         }
     }
 
@@ -136,7 +136,7 @@ internal static unsafe class LowRankKernel
             {
                 T.LoadBoth(x, i, out first, out second);
             }
-            else if (typeof(TFactor) == typeof(Single32))
+            else if (typeof(TFactor) == typeof(Float32Element))
             {
                 (first, second) = (T.Load(x, i), T.Load(x, i + 16));
             }

@@ -42,12 +42,12 @@ internal static unsafe class PagedAttentionKernel
         {
             if (query.dtype == ScalarType.Float32)
             {
-                Work<Single32> work = Create<Single32>(row, table);
+                Work<Float32Element> work = Create<Float32Element>(row, table);
                 ParallelRange.For(0, rows.Length * heads, grain, ref work);
             }
             else
             {
-                Work<Brain16> work = Create<Brain16>(row, table);
+                Work<Bfloat16Element> work = Create<Bfloat16Element>(row, table);
                 ParallelRange.For(0, rows.Length * heads, grain, ref work);
             }
         }

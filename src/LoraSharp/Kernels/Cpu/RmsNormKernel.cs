@@ -23,12 +23,12 @@ internal static unsafe class RmsNormKernel
         void* input = (void*)AtenTensor.DataPointer(x), w = (void*)AtenTensor.DataPointer(weight), output = (void*)AtenTensor.DataPointer(y);
         if (x.dtype == ScalarType.Float32)
         {
-            var work = new Work<Single32> { X = input, W = w, Y = output, Size = size, Epsilon = (float)epsilon, Offset = offset };
+            var work = new Work<Float32Element> { X = input, W = w, Y = output, Size = size, Epsilon = (float)epsilon, Offset = offset };
             ParallelRange.For(0, rows, Math.Max(1, Grain / size), ref work);
         }
         else
         {
-            var work = new Work<Brain16> { X = input, W = w, Y = output, Size = size, Epsilon = (float)epsilon, Offset = offset, RoundFirst = roundFirst };
+            var work = new Work<Bfloat16Element> { X = input, W = w, Y = output, Size = size, Epsilon = (float)epsilon, Offset = offset, RoundFirst = roundFirst };
             ParallelRange.For(0, rows, Math.Max(1, Grain / size), ref work);
         }
 

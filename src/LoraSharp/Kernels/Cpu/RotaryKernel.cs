@@ -18,12 +18,12 @@ internal static unsafe class RotaryKernel
         long grain = Math.Max(1, Grain / Math.Max(1, shape[2] * shape[3]));
         if (x.dtype == ScalarType.Float32)
         {
-            Work<Single32> work = Create<Single32>();
+            Work<Float32Element> work = Create<Float32Element>();
             ParallelRange.For(0, heads, grain, ref work);
         }
         else
         {
-            Work<Brain16> work = Create<Brain16>();
+            Work<Bfloat16Element> work = Create<Bfloat16Element>();
             ParallelRange.For(0, heads, grain, ref work);
         }
 

@@ -17,12 +17,12 @@ internal static unsafe class SiluProductKernel
         void* g = (void*)AtenTensor.DataPointer(gate), u = (void*)AtenTensor.DataPointer(up), output = (void*)AtenTensor.DataPointer(y);
         if (gate.dtype == ScalarType.Float32)
         {
-            var work = new Work<Single32> { Gate = g, Up = u, Y = output, Count = gate.NumberOfElements };
+            var work = new Work<Float32Element> { Gate = g, Up = u, Y = output, Count = gate.NumberOfElements };
             ParallelRange.For(0, (gate.NumberOfElements + 15) / 16, Grain, ref work);
         }
         else
         {
-            var work = new Work<Brain16> { Gate = g, Up = u, Y = output, Count = gate.NumberOfElements };
+            var work = new Work<Bfloat16Element> { Gate = g, Up = u, Y = output, Count = gate.NumberOfElements };
             ParallelRange.For(0, (gate.NumberOfElements + 15) / 16, Grain, ref work);
         }
 

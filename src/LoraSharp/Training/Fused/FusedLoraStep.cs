@@ -302,7 +302,8 @@ internal sealed class FusedLoraStep : IDisposable
     }
 
     // What libraries set up on first use must not be captured: the last layer and the loss go once eagerly, on what the
-    // embedding gives, without attention. Not the whole step: its memory would stay with the allocator.
+    // embedding gives, without attention. Not the whole step: its memory would stay with the allocator. What micro-batches
+    // before have added up stays as it is.
     private void WarmUp()
     {
         using var scope = NewDisposeScope();
@@ -318,13 +319,16 @@ internal sealed class FusedLoraStep : IDisposable
             }
         }
 
+        Tensor loss = _loss.clone();
         int last = _matrices.Length - 1;
         new AtenCall("aten::index_select", "out").Add(_model.Embedding).Add(0L).Add(_ids).Add(_inputs[last]).InvokeOut();
         ForwardLayer(last, State(last), null);
         Norm(State(last), _final);
         LossAndGradient();
         BackwardLayer(last, State(last));
+        _gradients16.zero_();
         Launch("accumulate", (_factors, 8, 1), 256, _gradients16, _gradients, _table, _first);
+        _loss.copy_(loss);
     }
 
     private void ForwardBackward()
