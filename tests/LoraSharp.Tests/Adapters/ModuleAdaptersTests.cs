@@ -45,7 +45,8 @@ public sealed class ModuleAdaptersTests
         using (var again = ModuleAdapters.Attach(net))
         {
             again.Load(Path.Combine(folder.Path, "a"));
-            Assert.True((adapted - net.call(x)).abs().max().item<float>() < 1e-6);
+            // Frozen factors are multiplied by a kernel that adds in another order than autograd's operators.
+            Assert.True((adapted - net.call(x)).abs().max().item<float>() < 1e-5);
         }
     }
 
