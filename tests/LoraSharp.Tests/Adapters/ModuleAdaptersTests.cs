@@ -23,7 +23,7 @@ public sealed class ModuleAdaptersTests
         {
             lora.Create(new LoraOptions { Rank = 2, Init = dora ? "true" : "false", UseDora = dora }, seed: 1);
             Assert.Equal(dora ? 6 : 4, lora.Parameters.Count());
-            using var optimizer = optim.SGD(lora.Parameters, 0.1);
+            using var optimizer = optim.SGD(lora.Parameters, 0.02);
             for (int i = 0; i < 3; i++)
             {
                 optimizer.zero_grad();
@@ -46,7 +46,7 @@ public sealed class ModuleAdaptersTests
         {
             again.Load(Path.Combine(folder.Path, "a"));
             // Frozen factors are multiplied by a kernel that adds in another order than autograd's operators.
-            Assert.True((adapted - net.call(x)).abs().max().item<float>() < 1e-5);
+            Assert.InRange(((adapted - net.call(x)).abs().max() / adapted.abs().max()).item<float>(), 0, 1e-5);
         }
     }
 
