@@ -54,7 +54,7 @@ public sealed record GpuMemoryForecast
 
         // Normed input, activation, output, residual's gradient, attention's output again; attention's gradients, of q in float32 too.
         long buffers = Bf16 * tokens * ((d + (3 * rank)) + (Math.Max(f, d) + rank) + Math.Max(d, h) + (d + rank) + (h + rank) + (h + (2 * kv)) + (2 * h));
-        long logits = Bf16 * Math.Min(new FusedOptions { Rows = 1, Length = 1, MostSequences = 1, Checkpointing = checkpointing }.LossChunk, tokens) * shape.Vocabulary;
+        long logits = Bf16 * Math.Min(FusedOptions.DefaultLossChunk(checkpointing), tokens) * shape.Vocabulary;
         long factors = shape.Layers * rank * ((d + h) + (2 * (d + kv)) + (h + d) + (3 * (d + f)));
         long weights = quantization is null
             ? Bf16 * shape.Layers * shape.BlockWeights

@@ -4,11 +4,19 @@ using static TorchSharp.torch;
 
 namespace LoraSharp.Quantization;
 
-/// <summary>A product of a few rows of float32 x with a matrix, by rows of the matrix.</summary>
-internal unsafe interface IFewRowsWork : IRangeWork
+/// <summary>What a product of a few rows reads and writes besides the matrix: x [m, k] and y [m, f], float32.</summary>
+internal unsafe struct FewRowsOperands
 {
-    /// <summary>Takes x [m, k] and where y [m, f] goes.</summary>
-    void Bind(float* x, float* y, int m);
+    public float* X;
+    public float* Y;
+    public int M;
+}
+
+/// <summary>A product of a few rows of float32 x with a matrix, by rows of the matrix.</summary>
+internal interface IFewRowsWork : IRangeWork
+{
+    /// <summary>Set before it runs.</summary>
+    FewRowsOperands Operands { set; }
 }
 
 /// <summary>Hands tensors of either compute type to kernels that know float32 only.</summary>
@@ -44,7 +52,7 @@ internal static unsafe class FewRows
         long grain = Math.Max(1, Grain / k);
         if (x.dtype == ScalarType.Float32)
         {
-            work.Bind((float*)input, (float*)output, m);
+            work.Operands = new() { X = (float*)input, Y = (float*)output, M = m };
             ParallelRange.For(0, f, grain, ref work);
             return y;
         }
@@ -58,7 +66,7 @@ internal static unsafe class FewRows
                 float* wide = (float*)(((nuint)start + 63) & ~(nuint)63);
                 float* sums = wide + (m * k);
                 HalfConversion.BFloat16ToSingle((ushort*)input, wide, m * k);
-                work.Bind(wide, sums, m);
+                work.Operands = new() { X = wide, Y = sums, M = m };
                 ParallelRange.For(0, f, grain, ref work);
                 HalfConversion.SingleToBFloat16(sums, (ushort*)output, m * f);
             }

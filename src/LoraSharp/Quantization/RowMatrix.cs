@@ -35,17 +35,9 @@ internal unsafe struct RowMultiplier<T> : IFewRowsWork
     public T Decoder;
     public int K;
     public int F;
-    private float* _x;
-    private float* _y;
-    private int _m;
 
     /// <inheritdoc/>
-    public void Bind(float* x, float* y, int m)
-    {
-        _x = x;
-        _y = y;
-        _m = m;
-    }
+    public FewRowsOperands Operands { private readonly get; set; }
 
     /// <inheritdoc/>
     public readonly void Run(long begin, long end)
@@ -57,10 +49,10 @@ internal unsafe struct RowMultiplier<T> : IFewRowsWork
             {
                 int count = Math.Min(RowPiece.Size, K - first);
                 Decoder.Decode(row, first, count, weights);
-                for (int m = 0; m < _m; m++)
+                for (int m = 0; m < Operands.M; m++)
                 {
-                    float sum = Dot(weights, _x + ((long)m * K) + first, count);
-                    float* target = _y + ((long)m * F) + row;
+                    float sum = Dot(weights, Operands.X + ((long)m * K) + first, count);
+                    float* target = Operands.Y + ((long)m * F) + row;
                     *target = first == 0 ? sum : *target + sum;
                 }
             }

@@ -36,17 +36,8 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
     /// <summary>Which version runs.</summary>
     public VectorWidth Width;
 
-    private float* _x;
-    private float* _y;
-    private int _m;
-
     /// <inheritdoc/>
-    public void Bind(float* x, float* y, int m)
-    {
-        _x = x;
-        _y = y;
-        _m = m;
-    }
+    public FewRowsOperands Operands { private readonly get; set; }
 
     /// <inheritdoc/>
     public readonly void Run(long begin, long end)
@@ -82,13 +73,13 @@ internal unsafe struct ScaledBlockMultiplier<TCodes> : IFewRowsWork
     private readonly void Row(long row, int first, int count, float* scales, float* minima, float* sums)
     {
         byte* codes = Codes + (((row * (K / Block)) + first) * TCodes.Bytes);
-        float* x = _x + ((long)first * Block);
-        for (int m = 0; m < _m;)
+        float* x = Operands.X + ((long)first * Block);
+        for (int m = 0; m < Operands.M;)
         {
-            int rows = Rows(codes, scales, minima, count, x + ((long)m * K), _m - m, sums);
+            int rows = Rows(codes, scales, minima, count, x + ((long)m * K), Operands.M - m, sums);
             for (int i = 0; i < rows; i++)
             {
-                float* target = _y + ((long)(m + i) * F) + row;
+                float* target = Operands.Y + ((long)(m + i) * F) + row;
                 *target = first == 0 ? sums[i] : *target + sums[i];
             }
 

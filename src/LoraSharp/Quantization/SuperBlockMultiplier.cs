@@ -25,17 +25,8 @@ internal unsafe struct SuperBlockMultiplier<TBlocks> : IFewRowsWork
     /// <summary>512-bit vectors; 256-bit ones otherwise.</summary>
     public bool IsWide;
 
-    private float* _x;
-    private float* _y;
-    private int _m;
-
     /// <inheritdoc/>
-    public void Bind(float* x, float* y, int m)
-    {
-        _x = x;
-        _y = y;
-        _m = m;
-    }
+    public FewRowsOperands Operands { private readonly get; set; }
 
     /// <inheritdoc/>
     public readonly void Run(long begin, long end)
@@ -46,11 +37,11 @@ internal unsafe struct SuperBlockMultiplier<TBlocks> : IFewRowsWork
         for (long row = begin; row < end; row++)
         {
             byte* first = Blocks + (row * blocks * TBlocks.Bytes);
-            for (int m = 0; m < _m;)
+            for (int m = 0; m < Operands.M;)
             {
-                float* x = _x + ((long)m * K);
+                float* x = Operands.X + ((long)m * K);
                 int rows = 1;
-                if (IsWide && _m - m >= 4)
+                if (IsWide && Operands.M - m >= 4)
                 {
                     Four512(first, blocks, x, scales, sums);
                     rows = 4;
@@ -62,7 +53,7 @@ internal unsafe struct SuperBlockMultiplier<TBlocks> : IFewRowsWork
 
                 for (int i = 0; i < rows; i++, m++)
                 {
-                    _y[((long)m * F) + row] = sums[i];
+                    Operands.Y[((long)m * F) + row] = sums[i];
                 }
             }
         }

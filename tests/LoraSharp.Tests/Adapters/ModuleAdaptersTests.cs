@@ -15,7 +15,17 @@ public sealed class ModuleAdaptersTests
         NativeRuntime.EnsureLoaded();
         using var scope = NewDisposeScope();
         using var net = nn.Sequential(("first", nn.Linear(6, 8)), ("act", nn.Tanh()), ("second", nn.Linear(8, 3)));
-        Tensor x = randn(5, 6);
+        // The same numbers each time, and none so large that training runs away.
+        using var generator = new Generator(1, CPU);
+        using (no_grad())
+        {
+            foreach (Tensor parameter in net.parameters())
+            {
+                parameter.copy_(randn(parameter.shape, generator: generator) * 0.3);
+            }
+        }
+
+        Tensor x = randn(5, 6, generator: generator);
         Tensor before = net.call(x);
         using var folder = new TemporaryFolder();
         Tensor adapted;
@@ -23,7 +33,7 @@ public sealed class ModuleAdaptersTests
         {
             lora.Create(new LoraOptions { Rank = 2, Init = dora ? "true" : "false", UseDora = dora }, seed: 1);
             Assert.Equal(dora ? 6 : 4, lora.Parameters.Count());
-            using var optimizer = optim.SGD(lora.Parameters, 0.02);
+            using var optimizer = optim.SGD(lora.Parameters, 0.1);
             for (int i = 0; i < 3; i++)
             {
                 optimizer.zero_grad();
@@ -45,8 +55,7 @@ public sealed class ModuleAdaptersTests
         using (var again = ModuleAdapters.Attach(net))
         {
             again.Load(Path.Combine(folder.Path, "a"));
-            // Frozen factors are multiplied by a kernel that adds in another order than autograd's operators.
-            Assert.InRange(((adapted - net.call(x)).abs().max() / adapted.abs().max()).item<float>(), 0, 1e-5);
+            Assert.True((adapted - net.call(x)).abs().max().item<float>() < 1e-6);
         }
     }
 

@@ -59,7 +59,7 @@ internal static unsafe class FewRowsProduct
         float* ordered = (float*)NativeMemory.AlignedAlloc((nuint)(m * k * sizeof(float)), 64);
         for (long row = 0; row < m; row++)
         {
-            Order<Bfloat16Element>(input + (row * k * Bfloat16Element.Size), ordered + (row * k), k);
+            LowRankKernel.Arrange<Bfloat16Element, Bfloat16Element>(input + (row * k * Bfloat16Element.Size), ordered + (row * k), k);
         }
 
         Run<Bfloat16Element>(input, ordered, weight, bias, y, (m, k, f), factors);
@@ -100,24 +100,6 @@ internal static unsafe class FewRowsProduct
             ParallelRange.For(0, sizes.F, Math.Max(Tile, Grain / Math.Max(1, sizes.K)), ref work);
             NativeMemory.AlignedFree(work.Hidden);
             NativeMemory.Free(work.IsReady);
-        }
-    }
-
-    // x in the order in which T.LoadBoth takes the weights apart; what does not fill 32 stays in its own.
-    private static void Order<T>(byte* x, float* ordered, long k)
-        where T : unmanaged, IElement
-    {
-        long i = 0;
-        for (; i + 32 <= k; i += 32)
-        {
-            T.LoadBoth(x, i, out Vector512<float> first, out Vector512<float> second);
-            first.Store(ordered + i);
-            second.Store(ordered + i + 16);
-        }
-
-        for (; i < k; i++)
-        {
-            ordered[i] = T.Get(x, i);
         }
     }
 

@@ -123,8 +123,10 @@ internal static unsafe class LowRankKernel
         }
     }
 
-    // x in float32, in the order in which the factors' type comes apart; what does not fill 32 stays in its own.
-    private static void Arrange<T, TFactor>(byte* x, float* arranged, long k)
+    /// <summary>x [k] in float32, in the order in which the type of what it is multiplied with comes apart; what does not fill 32 stays in its own.</summary>
+    /// <typeparam name="T">Of x.</typeparam>
+    /// <typeparam name="TFactor">Of what it is multiplied with.</typeparam>
+    public static void Arrange<T, TFactor>(byte* x, float* arranged, long k)
         where T : unmanaged, IElement
         where TFactor : unmanaged, IElement
     {

@@ -32,6 +32,7 @@ internal sealed class FusedLoraStep : IDisposable
     private readonly List<Tensor> _owned = [];
     private readonly Tensor? _sharedWeights;
     private readonly long _tokens;
+    private readonly int[] _rowBorders;
     // One for rows that are a sequence each, one for packed rows.
     private readonly CudaGraph?[] _microGraphs = new CudaGraph?[2];
     private CudaGraph? _optimizerGraph;
@@ -83,6 +84,7 @@ internal sealed class FusedLoraStep : IDisposable
         _options = options;
         _device = device;
         _tokens = (long)options.Rows * options.Length;
+        _rowBorders = [.. Enumerable.Range(0, options.Rows + 1).Select(i => i * options.Length)];
         using IDisposable noGradients = no_grad();
         using var scope = NewDisposeScope();
         // What the caller made on the default stream must be there before another stream reads it.
@@ -149,7 +151,7 @@ internal sealed class FusedLoraStep : IDisposable
         LoadFactors();
         if (!options.SharedWeights)
         {
-            WriteBases();
+            WriteBases(placed: true);
         }
 
         _stream.Synchronize();
@@ -170,9 +172,8 @@ internal sealed class FusedLoraStep : IDisposable
     public void MicroStep(long[] ids, long[] labels, int[] positions, int[]? borders, double inverseCount, bool first)
     {
         using IDisposable noGradients = no_grad();
-        int[] ofRows = [.. Enumerable.Range(0, _options.Rows + 1).Select(i => i * _options.Length)];
-        borders ??= ofRows;
-        _packed = !borders.AsSpan().SequenceEqual(ofRows);
+        borders ??= _rowBorders;
+        _packed = !borders.AsSpan().SequenceEqual(_rowBorders);
         using (var scope = NewDisposeScope())
         {
             _ids.copy_(tensor(ids));
@@ -310,13 +311,7 @@ internal sealed class FusedLoraStep : IDisposable
         if (_options.SharedWeights)
         {
             // Each matrix has numbers of its own that its kernel needs.
-            foreach (LayerMatrices matrices in _matrices)
-            {
-                for (int i = 0; i < 4; i++)
-                {
-                    matrices.WriteBase(i, placed: false);
-                }
-            }
+            WriteBases(placed: false);
         }
 
         Tensor loss = _loss.clone();
@@ -553,13 +548,13 @@ internal sealed class FusedLoraStep : IDisposable
         }
     }
 
-    private void WriteBases()
+    private void WriteBases(bool placed)
     {
         foreach (LayerMatrices matrices in _matrices)
         {
             for (int i = 0; i < 4; i++)
             {
-                matrices.WriteBase(i, placed: true);
+                matrices.WriteBase(i, placed);
             }
         }
     }

@@ -70,7 +70,10 @@ internal sealed record FusedOptions
     public bool Graphs { get; init; } = true;
 
     /// <summary>Rows of logits that exist at a time; by default 1024, with checkpointing 512.</summary>
-    public int LossChunk { get => field > 0 ? field : Checkpointing ? 512 : 1024; init; }
+    public int LossChunk { get => field > 0 ? field : DefaultLossChunk(Checkpointing); init; }
+
+    /// <summary>What <see cref="LossChunk"/> is where nothing is said.</summary>
+    public static int DefaultLossChunk(bool checkpointing) => checkpointing ? 512 : 1024;
 
     /// <summary>AdamW's β₁.</summary>
     public double Beta1 { get; init; } = 0.9;
