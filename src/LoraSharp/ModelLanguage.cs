@@ -30,8 +30,7 @@ public sealed record ModelLanguage(Tokenizer? Tokenizer, ChatTemplate? ChatTempl
             throw new MalformedFileException(folder, "there is no such model. Expected a Hugging Face folder with config.json, a .gguf file, or a hub name in the local cache.");
         }
 
-        bool hasTokenizer = File.Exists(Path.Combine(folder, "tokenizer.json")) || File.Exists(Path.Combine(folder, "tokenizer.model"));
-        return new ModelLanguage(hasTokenizer ? TokenizerLoader.FromFolder(folder) : null, ChatTemplate.FromFolder(folder));
+        return new ModelLanguage(TokenizerLoader.IsIn(folder) ? TokenizerLoader.FromFolder(folder) : null, ChatTemplate.FromFolder(folder));
     }
 
     private static ModelLanguage FromGguf(string path)

@@ -122,7 +122,7 @@ internal static class ExportCommand
     private static TokenizerComparison? Tokenizers(ModelSource source, GgufCheckpoint exported)
     {
         Tokenizer? original = source.Tensors is GgufCheckpoint checkpoint ? checkpoint.Tokenizer()
-            : source.FindFile("tokenizer.json") is not null ? TokenizerLoader.FromFolder(source.Location) : null;
+            : TokenizerLoader.IsIn(source.Location) ? TokenizerLoader.FromFolder(source.Location) : null;
         return original is not null && exported.Tokenizer() is { } made ? GgufExportCheck.Tokenizers(original, made) : null;
     }
 

@@ -95,31 +95,8 @@ internal static class SentencePieceConverter
 
     private static JsonObject? Template(string[] pieces, string? bos, string? eos)
     {
-        var special = new JsonObject();
-        JsonArray Sequence(params string[] names)
-        {
-            var template = new JsonArray();
-            void Add(string? token, int type)
-            {
-                if (token is not null && Array.IndexOf(pieces, token) is >= 0 and int id)
-                {
-                    template.Add((JsonNode)new JsonObject { ["SpecialToken"] = new JsonObject { ["id"] = token, ["type_id"] = type } });
-                    special[token] = new JsonObject { ["id"] = token, ["ids"] = new JsonArray(id), ["tokens"] = new JsonArray(token) };
-                }
-            }
-
-            for (int i = 0; i < names.Length; i++)
-            {
-                Add(bos, i);
-                template.Add((JsonNode)new JsonObject { ["Sequence"] = new JsonObject { ["id"] = names[i], ["type_id"] = i } });
-                Add(eos, i);
-            }
-
-            return template;
-        }
-
-        var json = new JsonObject { ["type"] = "TemplateProcessing", ["single"] = Sequence("A"), ["pair"] = Sequence("A", "B"), ["special_tokens"] = special };
-        return special.Count == 0 ? null : json;
+        (string, int)? Known(string? token) => token is not null && Array.IndexOf(pieces, token) is >= 0 and int id ? (token, id) : null;
+        return TemplateJson.Around(Known(bos), Known(eos));
     }
 
     private static JsonObject Bpe(SentencePieceModel model, string[] pieces, bool byteFallback)

@@ -1,12 +1,13 @@
 using System.Text.Json.Nodes;
 using LoraSharp.Formats.HuggingFace;
+using LoraSharp.Formats.Tokenization;
 
 namespace LoraSharp.Formats.Gguf.Tokenization;
 
 /// <summary>What an export needs of a model's tokenizer: the files of a Hugging Face folder, or another GGUF file's metadata.</summary>
 public sealed record GgufTokenizerFiles
 {
-    /// <summary>tokenizer.json.</summary>
+    /// <summary>tokenizer.json, or what vocab.json and merges.txt say as such.</summary>
     public JsonObject? TokenizerJson { get; init; }
 
     /// <summary>tokenizer_config.json.</summary>
@@ -39,7 +40,7 @@ public sealed record GgufTokenizerFiles
         string sentencePiece = Path.Combine(folder, "tokenizer.model");
         return new GgufTokenizerFiles
         {
-            TokenizerJson = Json("tokenizer.json"),
+            TokenizerJson = TokenizerLoader.JsonOf(folder),
             TokenizerConfig = config,
             GenerationConfig = Json("generation_config.json"),
             SentencePieceModel = File.Exists(sentencePiece) ? File.ReadAllBytes(sentencePiece) : null,

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using LoraSharp.Formats.Gguf.Mapping;
+using LoraSharp.Formats.Tokenization;
 
 namespace LoraSharp.Formats.Gguf.Tokenization;
 
@@ -37,7 +38,7 @@ internal static class GgufTokenizerWriter
         else
         {
             writer.Set("tokenizer.ggml.model", "none");
-            config.Warnings.Add("the model has no tokenizer.json or tokenizer.model: the file is written without a tokenizer.");
+            config.Warnings.Add($"the model has no {TokenizerLoader.Expected}: the file is written without a tokenizer.");
             return;
         }
 

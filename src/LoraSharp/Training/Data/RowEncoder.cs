@@ -130,7 +130,7 @@ public sealed class RowEncoder
     private ChatEncoder Chat(DatasetRow row) => _chat ?? throw new DatasetException(row, _tokenizer is null ? NoTokenizer
         : "the row is a conversation, and the model has no chat template. Use a model that has one (chat_template in tokenizer_config.json), put a chat_template.jinja into the model's folder, or bring the rows into prompt and completion.");
 
-    private const string NoTokenizer = "the row is text, and the model's folder has no tokenizer (tokenizer.json or tokenizer.model). Without one only rows with input_ids can be trained on.";
+    private const string NoTokenizer = "the row is text, and the model's folder has no tokenizer (" + TokenizerLoader.Expected + "). Without one only rows with input_ids can be trained on.";
 
     private static List<Segment> Segments(AlpacaContent row)
     {
