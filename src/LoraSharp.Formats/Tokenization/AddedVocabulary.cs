@@ -127,8 +127,13 @@ internal sealed class AddedVocabulary
                 emit(previous, start, -1);
             }
 
-            emit(start, end, id);
-            previous = end;
+            // The blanks of the token before may have swallowed all of this one: then it is gone.
+            if (start < end)
+            {
+                emit(start, end, id);
+            }
+
+            previous = Math.Max(start, end);
         }
 
         if (previous < text.Length)

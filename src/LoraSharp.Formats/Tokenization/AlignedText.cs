@@ -25,6 +25,7 @@ internal sealed class AlignedText
     {
         Text = text;
         Origin = origin;
+        BeginsText = origin == 0;
     }
 
     private AlignedText(string text, int origin, int[]? starts, int[]? ends)
@@ -39,6 +40,9 @@ internal sealed class AlignedText
 
     /// <summary>Where the slice begins in the original text.</summary>
     public int Origin { get; }
+
+    /// <summary>Whether nothing is before it, be it that a normalizer dropped what was.</summary>
+    public bool BeginsText { get; private init; }
 
     /// <summary>The original stretch of a stretch of this text.</summary>
     public (int Start, int End) OriginalRange(int start, int end)
@@ -58,13 +62,13 @@ internal sealed class AlignedText
 
     public AlignedText Slice(int start, int end)
     {
-        if (start == 0 && end == Text.Length)
+        if (start == 0 && end == Text.Length && (_starts is null || end == 0 || _starts[0] == Origin))
         {
             return this;
         }
 
         int origin = _starts is null ? Origin + start : start < end ? _starts[start] : Origin;
-        return new AlignedText(Text[start..end], origin, _starts?[start..end], _ends?[start..end]);
+        return new AlignedText(Text[start..end], origin, _starts?[start..end], _ends?[start..end]) { BeginsText = BeginsText && start == 0 };
     }
 
     /// <summary>Rewrites the whole text.</summary>

@@ -101,26 +101,37 @@ internal sealed class Component
     }
 
     public TemplatePiece TokenPair(string name) => _json[name] is JsonArray { Count: 2 } pair
-        ? new TemplatePiece(false, [(int)pair[1]!], [(string)pair[0]!])
+        ? new TemplatePiece(-1, [(int)pair[1]!], [(string)pair[0]!])
         : throw Fault($"has no [token, id] \"{name}\"");
 
-    public List<TemplatePiece> Template()
+    /// <summary>A template for so many texts. The one for pairs may be missing: only a sequence of templates needs it.</summary>
+    public List<TemplatePiece> Template(string name, int texts)
     {
         JsonObject special = _json["special_tokens"] as JsonObject ?? [];
-        JsonArray single = _json["single"] as JsonArray ?? throw Fault("has no list \"single\"");
-        return [.. single.Select(entry =>
+        JsonArray? template = _json[name] as JsonArray;
+        if (template is null && texts == 1)
         {
-            if (entry?["Sequence"] is not null)
-            {
-                return TemplatePiece.Text;
-            }
+            throw Fault($"has no list \"{name}\"");
+        }
 
-            string name = (string?)entry?["SpecialToken"]?["id"] ?? throw Fault("has an entry of \"single\" that is neither Sequence nor SpecialToken");
-            JsonObject token = special[name] as JsonObject ?? throw Fault($"uses '{name}', which \"special_tokens\" lacks");
-            int[] ids = [.. token["ids"]!.AsArray().Select(id => (int)id!)];
-            string[] tokens = [.. (token["tokens"] as JsonArray ?? []).Select(text => (string)text!)];
-            return new TemplatePiece(false, ids, tokens.Length == ids.Length ? tokens : [.. ids.Select(_ => name)]);
-        })];
+        return [.. (template ?? []).Select(entry => entry?["Sequence"] is { } text ? TextPiece(text, name, texts) : SpecialPiece(entry, name, special))];
+    }
+
+    private TemplatePiece TextPiece(JsonNode text, string name, int texts) => (string?)text["id"] switch
+    {
+        "A" => TemplatePiece.First,
+        "B" when texts == 2 => TemplatePiece.Second,
+        string other => throw Fault($"uses the text '{other}' in \"{name}\"; expected {(texts == 1 ? "A" : "A or B")}"),
+        null => throw Fault($"has a Sequence without \"id\" in \"{name}\""),
+    };
+
+    private TemplatePiece SpecialPiece(JsonNode? entry, string name, JsonObject special)
+    {
+        string content = (string?)entry?["SpecialToken"]?["id"] ?? throw Fault($"has an entry of \"{name}\" that is neither Sequence nor SpecialToken");
+        JsonObject token = special[content] as JsonObject ?? throw Fault($"uses '{content}', which \"special_tokens\" lacks");
+        int[] ids = [.. token["ids"]!.AsArray().Select(id => (int)id!)];
+        string[] tokens = [.. (token["tokens"] as JsonArray ?? []).Select(text => (string)text!)];
+        return new TemplatePiece(-1, ids, tokens.Length == ids.Length ? tokens : [.. ids.Select(_ => content)]);
     }
 
     private MalformedFileException Fault(string message) => new(_source, $"{_role} {Type ?? ""} {message}.");

@@ -80,12 +80,15 @@ internal static class ComponentReader
             case "ByteLevel":
                 return new ByteLevelPostProcessor(json.Flag("add_prefix_space", true), json.Flag("trim_offsets", true));
             case "TemplateProcessing":
-                return new TemplatePostProcessor(json.Template());
+                return new TemplatePostProcessor(json.Template("single", texts: 1), json.Template("pair", texts: 2));
             case "BertProcessing":
-                return new TemplatePostProcessor([json.TokenPair("cls"), TemplatePiece.Text, json.TokenPair("sep")]);
+                return new PairPostProcessor(json.TokenPair("cls"), json.TokenPair("sep"), doubled: false);
             case "RobertaProcessing":
-                return new TemplatePostProcessor(
-                    [json.TokenPair("cls"), TemplatePiece.Text, json.TokenPair("sep")], json.Flag("trim_offsets", true), json.Flag("add_prefix_space", true));
+                return new PairPostProcessor(json.TokenPair("cls"), json.TokenPair("sep"), doubled: true)
+                {
+                    TrimOffsets = json.Flag("trim_offsets", true),
+                    AddPrefixSpace = json.Flag("add_prefix_space", true),
+                };
             default:
                 throw json.Unknown("Sequence, ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing");
         }

@@ -138,8 +138,7 @@ internal sealed class PipelineTokenizer : Tokenizer
         }
 
         var tokens = new EncodedTokens { Ids = ids, Offsets = offsets, Tokens = texts };
-        _parts.PostProcessor?.Apply(tokens, addSpecialTokens);
-        return tokens;
+        return _parts.PostProcessor is null ? tokens : EncodedTokens.Join(_parts.PostProcessor.Apply([tokens], addSpecialTokens));
 
         void Add(int id, int start, int end, string? token)
         {

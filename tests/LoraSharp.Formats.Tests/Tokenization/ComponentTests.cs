@@ -49,7 +49,13 @@ public sealed class ComponentTests
                 Assert.Equal((string)row["decoded_skip"]!, tokenizer.Decode(special, skipSpecialTokens: true));
             }
 
-            string expected = row["offsets"]!.ToJsonString();
+            // Where the library's own offsets lie outside the text there is nothing to compare.
+            if (row["offsets"] is not { } offsets)
+            {
+                continue;
+            }
+
+            string expected = offsets.ToJsonString();
             string found = JsonSerializer.Serialize(encoded.Offsets.Select(offset => new[] { CodePointIndex(text, offset.Start), CodePointIndex(text, offset.End) }));
             Assert.True(expected == found, $"{place}: expected offsets {expected}, got {found}");
         }

@@ -106,8 +106,8 @@ internal sealed class BpeModel : TokenModel
             return;
         }
 
-        // A character is at most four byte tokens, for at least one UTF-16 unit three.
-        int limit = 3 * piece.Length;
+        // A character is at most three byte tokens a UTF-16 unit, and prefix and suffix are spelled in bytes with it.
+        int limit = (3 + Length(Options.ContinuingSubwordPrefix)) * piece.Length + Length(Options.EndOfWordSuffix);
         int[] rented = ArrayPool<int>.Shared.Rent(2 * limit);
         Span<int> ids = rented.AsSpan(0, limit);
         Span<int> lengths = rented.AsSpan(limit, limit);
@@ -116,6 +116,8 @@ internal sealed class BpeModel : TokenModel
         AddTokens(piece, ids[..count], lengths[..count], output);
         ArrayPool<int>.Shared.Return(rented);
     }
+
+    private static int Length(string? text) => text is null ? 0 : Encoding.UTF8.GetByteCount(text);
 
     private int FirstSymbols(ReadOnlySpan<char> piece, Span<int> ids, Span<int> lengths)
     {
@@ -139,7 +141,7 @@ internal sealed class BpeModel : TokenModel
             }
 
             // The library leaves an unknown token pending here: byte tokens come before it.
-            if (_byteIds is not null && AllBytesKnown(symbol) && symbol.Length == byteCount)
+            if (_byteIds is not null && AllBytesKnown(symbol))
             {
                 foreach (byte value in symbol)
                 {

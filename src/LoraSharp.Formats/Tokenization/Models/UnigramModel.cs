@@ -113,7 +113,8 @@ internal sealed class UnigramModel : TokenModel
                 single |= end + 1 - start == width;
             }
 
-            if (!single)
+            // An unknown token that would not win is not missed.
+            if (!single && Wins(starts, best, start + width, _unknownScore + soFar))
             {
                 int unknown = _unknownId >= 0 ? _unknownId : RequireUnknown(text.Slice(start, width));
                 Offer(starts, ids, best, start + width, start, unknown, _unknownScore + soFar);
@@ -147,13 +148,15 @@ internal sealed class UnigramModel : TokenModel
 
     private static void Offer(Span<int> starts, Span<int> ids, double[] best, int end, int start, int id, double score)
     {
-        if (starts[end] < 0 || score > best[end])
+        if (Wins(starts, best, end, score))
         {
             starts[end] = start;
             ids[end] = id;
             best[end] = score;
         }
     }
+
+    private static bool Wins(Span<int> starts, double[] best, int end, double score) => starts[end] < 0 || score > best[end];
 
     private static int Advance(ReadOnlySpan<char> piece, int charPosition, ref int bytePosition, int target)
     {

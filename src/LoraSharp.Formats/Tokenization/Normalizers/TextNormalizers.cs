@@ -203,9 +203,9 @@ internal sealed class BertNormalizer(bool cleanText, bool handleChineseChars, bo
         }
     }
 
+    // Unassigned code points stay, as in the library, whose C has Cc, Cf and Co.
     private static bool IsControl(int codePoint) => codePoint is not ('\t' or '\n' or '\r')
-        && CodePoints.Category(codePoint) is UnicodeCategory.Control or UnicodeCategory.Format or UnicodeCategory.Surrogate or UnicodeCategory.PrivateUse or UnicodeCategory.OtherNotAssigned
-        && codePoint is not ('\t' or '\n' or '\r');
+        && CodePoints.Category(codePoint) is UnicodeCategory.Control or UnicodeCategory.Format or UnicodeCategory.Surrogate or UnicodeCategory.PrivateUse;
 
     private static bool IsChinese(int codePoint) => codePoint is (>= 0x4E00 and <= 0x9FFF) or (>= 0x3400 and <= 0x4DBF)
         or (>= 0x20000 and <= 0x2A6DF) or (>= 0x2A700 and <= 0x2B73F) or (>= 0x2B740 and <= 0x2B81F)

@@ -9,7 +9,10 @@ namespace LoraSharp.Formats.Tokenization.Normalizers;
 /// </summary>
 internal sealed class UnicodeFormNormalizer(NormalizationForm form) : Normalizer
 {
-    public override bool LeavesAlone(ReadOnlySpan<char> text) => System.Text.Ascii.IsValid(text) || text.IsNormalized(form);
+    // A noncharacter that the runtime's normalization throws at, though it is valid text.
+    private const char Noncharacter = '\uFFFE';
+
+    public override bool LeavesAlone(ReadOnlySpan<char> text) => System.Text.Ascii.IsValid(text) || (!text.Contains(Noncharacter) && text.IsNormalized(form));
 
     public override void Apply(AlignedText text)
     {
@@ -32,6 +35,17 @@ internal sealed class UnicodeFormNormalizer(NormalizationForm form) : Normalizer
 
     private void AddStretch(string stretch, List<TextChange> changes)
     {
+        int leading = CodePoints.At(stretch, 0, out int width);
+        if (IsInert(leading))
+        {
+            changes.Add(new TextChange(leading, 0));
+            stretch = stretch[width..];
+            if (stretch.Length == 0)
+            {
+                return;
+            }
+        }
+
         if (stretch.IsNormalized(form))
         {
             foreach (Rune rune in stretch.EnumerateRunes())
@@ -88,6 +102,13 @@ internal sealed class UnicodeFormNormalizer(NormalizationForm form) : Normalizer
             changes[last] = changes[last] with { Delta = changes[last].Delta - (sizes.Length - consumed) };
         }
     }
+
+    /// <summary>
+    /// Whether the library leaves it alone: its tables are those of Unicode 11, so what later versions decompose is as
+    /// unknown to it as an unassigned code point. (Compared with it over all code points.)
+    /// </summary>
+    private static bool IsInert(int codePoint) => codePoint is Noncharacter or 0x32FF or (>= 0xA7F1 and <= 0xA7F4) or 0xAB69
+        or (>= 0x10781 and <= 0x107BA) or 0x11938 or (>= 0x1E030 and <= 0x1E06D) or 0x1F16C or (>= 0x1FBF0 and <= 0x1FBF9);
 
     private static int[] Runes(string text) => [.. text.EnumerateRunes().Select(rune => rune.Value)];
 

@@ -3,49 +3,64 @@ namespace LoraSharp.Formats.Tokenization.PostProcessors;
 /// <summary>The tokens of a text on their way out.</summary>
 internal sealed class EncodedTokens
 {
-    public required List<int> Ids { get; set; }
+    public required List<int> Ids { get; init; }
 
-    public required List<(int Start, int End)> Offsets { get; set; }
+    public required List<(int Start, int End)> Offsets { get; init; }
 
     /// <summary>Tokens as text, where a post-processor looks at them; null where offsets are of no interest.</summary>
-    public required List<string>? Tokens { get; set; }
+    public required List<string>? Tokens { get; init; }
+
+    /// <summary>Several as one.</summary>
+    public static EncodedTokens Join(IReadOnlyList<EncodedTokens> texts) => texts.Count == 1 ? texts[0] : new EncodedTokens
+    {
+        Ids = [.. texts.SelectMany(text => text.Ids)],
+        Offsets = [.. texts.SelectMany(text => text.Offsets)],
+        Tokens = texts.Any(text => text.Tokens is null) ? null : [.. texts.SelectMany(text => text.Tokens!)],
+    };
 }
 
-/// <summary>Adds what a model expects around a text and tidies offsets.</summary>
+/// <summary>
+/// Adds what a model expects around a text and tidies offsets. A template leaves its pieces apart, and what follows it
+/// in a sequence sees them as several texts: that is what the <c>tokenizers</c> library does.
+/// </summary>
 internal abstract class PostProcessor
 {
-    /// <summary>Rewrites the tokens in place.</summary>
-    public abstract void Apply(EncodedTokens tokens, bool addSpecialTokens);
+    /// <summary>The texts that come out; joined at the end.</summary>
+    public abstract List<EncodedTokens> Apply(List<EncodedTokens> texts, bool addSpecialTokens);
 }
 
 /// <summary>One post-processor after the other.</summary>
 internal sealed class SequencePostProcessor(IReadOnlyList<PostProcessor> steps) : PostProcessor
 {
-    public override void Apply(EncodedTokens tokens, bool addSpecialTokens)
+    public override List<EncodedTokens> Apply(List<EncodedTokens> texts, bool addSpecialTokens)
     {
         foreach (PostProcessor step in steps)
         {
-            step.Apply(tokens, addSpecialTokens);
+            texts = step.Apply(texts, addSpecialTokens);
         }
+
+        return texts;
     }
 }
 
 /// <summary>Takes blanks off the offsets of byte-level tokens.</summary>
 internal sealed class ByteLevelPostProcessor(bool addPrefixSpace, bool trimOffsets) : PostProcessor
 {
-    public override void Apply(EncodedTokens tokens, bool addSpecialTokens)
+    public override List<EncodedTokens> Apply(List<EncodedTokens> texts, bool addSpecialTokens)
     {
-        if (trimOffsets && tokens.Tokens is not null)
+        if (trimOffsets)
         {
-            TrimOffsets(tokens, addPrefixSpace);
+            texts.ForEach(text => TrimOffsets(text, addPrefixSpace));
         }
+
+        return texts;
     }
 
     public static void TrimOffsets(EncodedTokens tokens, bool addPrefixSpace)
     {
-        for (int i = 0; i < tokens.Ids.Count; i++)
+        for (int i = 0; i < tokens.Tokens?.Count; i++)
         {
-            string token = tokens.Tokens![i];
+            string token = tokens.Tokens[i];
             int leading = 0;
             while (leading < token.Length && IsBlank(token[leading]))
             {
@@ -78,51 +93,67 @@ internal sealed class ByteLevelPostProcessor(bool addPrefixSpace, bool trimOffse
     private static bool IsBlank(char unit) => unit == ByteLevelAlphabet.ToChar((byte)' ') || char.IsWhiteSpace(unit);
 }
 
-/// <summary>Fixed tokens around the text: templates, and the older Bert and Roberta processors, which are templates too.</summary>
-internal sealed class TemplatePostProcessor : PostProcessor
+/// <summary>Tokens around one text, or around and between two.</summary>
+internal sealed class TemplatePostProcessor(IReadOnlyList<TemplatePiece> single, IReadOnlyList<TemplatePiece> pair) : PostProcessor
 {
-    private readonly IReadOnlyList<TemplatePiece> _pieces;
-    private readonly bool _trimOffsets;
-    private readonly bool _addPrefixSpace;
-
-    /// <param name="pieces">The template for a single text.</param>
-    /// <param name="trimOffsets">Roberta: take blanks off offsets first.</param>
-    /// <param name="addPrefixSpace">Roberta: see <see cref="ByteLevelPostProcessor"/>.</param>
-    public TemplatePostProcessor(IReadOnlyList<TemplatePiece> pieces, bool trimOffsets = false, bool addPrefixSpace = false)
+    public override List<EncodedTokens> Apply(List<EncodedTokens> texts, bool addSpecialTokens)
     {
-        _pieces = pieces;
-        _trimOffsets = trimOffsets;
-        _addPrefixSpace = addPrefixSpace;
-    }
-
-    public override void Apply(EncodedTokens tokens, bool addSpecialTokens)
-    {
-        if (_trimOffsets && tokens.Tokens is not null)
+        if (texts.Count > 2)
         {
-            ByteLevelPostProcessor.TrimOffsets(tokens, _addPrefixSpace);
+            throw new LoraSharpException($"The tokenizer's post_processor hands {texts.Count} pieces to TemplateProcessing, which takes one or two: the tokenizers library cannot run it either. Leave one TemplateProcessing in the sequence.");
         }
 
-        if (!addSpecialTokens)
+        var output = new List<EncodedTokens>();
+        foreach (TemplatePiece piece in texts.Count == 1 ? single : pair)
         {
-            return;
+            if (piece.Text >= 0)
+            {
+                output.Add(texts[piece.Text]);
+            }
+            else if (addSpecialTokens)
+            {
+                output.Add(piece.Special());
+            }
         }
 
-        var ids = new List<int>(tokens.Ids.Count + 4);
-        var offsets = new List<(int, int)>(ids.Capacity);
-        List<string>? texts = tokens.Tokens is null ? null : new(ids.Capacity);
-        foreach (TemplatePiece piece in _pieces)
-        {
-            ids.AddRange(piece.IsText ? tokens.Ids : piece.Ids);
-            offsets.AddRange(piece.IsText ? tokens.Offsets : Enumerable.Repeat((0, 0), piece.Ids.Count));
-            texts?.AddRange(piece.IsText ? tokens.Tokens! : piece.Tokens);
-        }
-
-        (tokens.Ids, tokens.Offsets, tokens.Tokens) = (ids, offsets, texts);
+        return output;
     }
 }
 
-/// <summary>A part of a template: the text, or tokens.</summary>
-internal sealed record TemplatePiece(bool IsText, IReadOnlyList<int> Ids, IReadOnlyList<string> Tokens)
+/// <summary>The older processors of BERT and RoBERTa: the first text between CLS and SEP, every further one closed by SEP.</summary>
+/// <param name="cls">Token before the first text.</param>
+/// <param name="sep">Token after each text.</param>
+/// <param name="doubled">RoBERTa: SEP before each further text, too.</param>
+internal sealed class PairPostProcessor(TemplatePiece cls, TemplatePiece sep, bool doubled) : PostProcessor
 {
-    public static TemplatePiece Text { get; } = new(true, [], []);
+    /// <summary>RoBERTa: whether blanks are taken off offsets first.</summary>
+    public bool TrimOffsets { get; init; }
+
+    /// <summary>RoBERTa: see <see cref="ByteLevelPostProcessor"/>.</summary>
+    public bool AddPrefixSpace { get; init; }
+
+    public override List<EncodedTokens> Apply(List<EncodedTokens> texts, bool addSpecialTokens)
+    {
+        if (TrimOffsets)
+        {
+            texts.ForEach(text => ByteLevelPostProcessor.TrimOffsets(text, AddPrefixSpace));
+        }
+
+        return addSpecialTokens
+            ? [.. texts.Select((text, i) => EncodedTokens.Join(i == 0 ? [cls.Special(), text, sep.Special()] : doubled ? [sep.Special(), text, sep.Special()] : [text, sep.Special()]))]
+            : texts;
+    }
+}
+
+/// <summary>A part of a template: a text by its place, or (-1) tokens.</summary>
+internal sealed record TemplatePiece(int Text, IReadOnlyList<int> Ids, IReadOnlyList<string> Tokens)
+{
+    /// <summary>The first text.</summary>
+    public static TemplatePiece First { get; } = new(0, [], []);
+
+    /// <summary>The second text.</summary>
+    public static TemplatePiece Second { get; } = new(1, [], []);
+
+    /// <summary>The tokens, which come from nowhere in the text.</summary>
+    public EncodedTokens Special() => new() { Ids = [.. Ids], Offsets = [.. Ids.Select(_ => (0, 0))], Tokens = [.. Tokens] };
 }

@@ -35,7 +35,7 @@ internal sealed class MetaspacePreTokenizer(string replacement, PrependScheme sc
             text.ReplaceMatches(_blank.FindMatches(text.Text), replacement);
         }
 
-        if (scheme == PrependScheme.Start && text.Origin == 0 && text.Text.Length > 0)
+        if (scheme == PrependScheme.Start && text.BeginsText && text.Text.Length > 0)
         {
             text.Prepend(replacement);
         }
