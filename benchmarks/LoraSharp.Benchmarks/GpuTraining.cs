@@ -171,11 +171,14 @@ internal static class GpuTraining
         foreach (bool graphs in (bool[])[false, true])
         {
             var options = new FusedOptions { Rows = s.Rows, Length = s.Length, MostSequences = borders.Length - 1 + 3, Checkpointing = checkpointing, InputsInHostMemory = checkpointing && packed, Graphs = graphs, LossChunk = 192, MaxGradNorm = 1, SharedWeights = nf4 };
-            using var step = new FusedLoraStep(model, options, device);
-            // Three times: eager, captured, replayed.
+            // The step takes the factors over and changes them.
+            FusedModel own = WithOwnFactors(model);
+            using HostTable? table = options.InputsInHostMemory ? new HostTable(model.Embedding) : null;
+            using var step = new FusedLoraStep(table is null ? own : own with { Embedding = table.View() }, options, device);
+            // Eager or captured, replayed, replayed and added.
             for (int i = 0; i < 3; i++)
             {
-                step.MicroStep(ids, labels, positions, packed ? borders : null, inverse, first: true);
+                step.MicroStep(ids, labels, positions, packed ? borders : null, inverse / 2, first: i < 2);
             }
 
             double worst = 0;
@@ -203,6 +206,15 @@ internal static class GpuTraining
 
         owned.ForEach(t => t.Dispose());
         return faults;
+    }
+
+    private static FusedModel WithOwnFactors(FusedModel model)
+    {
+        static FusedLinear Own(FusedLinear linear) => linear with { A = linear.A!.clone(), B = linear.B!.clone() };
+        return model with
+        {
+            Layers = [.. model.Layers.Select(l => l with { Query = Own(l.Query), Key = Own(l.Key), Value = Own(l.Value), Output = Own(l.Output), Gate = Own(l.Gate), Up = Own(l.Up), Down = Own(l.Down) })],
+        };
     }
 
     // The same model in float32 by plain operators and autograd.
@@ -267,6 +279,14 @@ internal static class GpuTraining
         using (var scope = NewDisposeScope())
         {
             FusedModel model = Random(s, device, 16, owned, 1, nf4);
+            // As FusedObjective does it.
+            using HostTable? table = checkpointing && !s.Tied && !args.Contains("keep") ? new HostTable(model.Embedding) : null;
+            if (table is not null)
+            {
+                model.Embedding.Dispose();
+                model = model with { Embedding = table.View() };
+            }
+
             var options = new FusedOptions { Rows = s.Rows, Length = s.Length, MostSequences = args.Contains("packed") ? 64 * s.Rows : s.Rows, Checkpointing = checkpointing, InputsInHostMemory = checkpointing && !args.Contains("keep"), LossChunk = GpuDecoding.Value(args, "chunk", 0), Graphs = !args.Contains("eager"), SharedWeights = nf4 };
             using var step = new FusedLoraStep(model, options, device);
             long n = (long)s.Rows * s.Length;

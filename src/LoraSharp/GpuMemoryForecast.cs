@@ -42,7 +42,7 @@ public sealed record GpuMemoryForecast
     /// <param name="rank">r, on all seven matrices.</param>
     /// <param name="quantization">Of a 4-bit base; null for a dense one.</param>
     /// <param name="tokens">Of a micro-batch.</param>
-    /// <param name="checkpointing">Keep the blocks' inputs only, in host memory.</param>
+    /// <param name="checkpointing">Keep the blocks' inputs only, in host memory, and there too the embedding where the head has a matrix of its own.</param>
     public static long FusedBytes(Shape shape, int rank, QuantizationOptions? quantization, long tokens, bool checkpointing)
     {
         ArgumentNullException.ThrowIfNull(shape);
@@ -60,9 +60,11 @@ public sealed record GpuMemoryForecast
             ? Bf16 * shape.Layers * shape.BlockWeights
             : (shape.Layers * MemoryEstimate.FourBitBytes(shape.BlockWeights, quantization)) + (Bf16 * d * 2 * f);
 
-        // Of a factor: float32 value, gradient and two moments, its gradient in bfloat16, its place in the base's matrix; and the model's own float32.
-        long trained = factors * ((5 * Fp32) + (2 * Bf16));
-        return Context + weights + (Bf16 * shape.OtherWeights) + states + buffers + logits + trained;
+        // Of a factor: float32 value, gradient in the step and in the trainer, two moments, its place in the base's matrix; of a block its gradient in bfloat16.
+        long trained = factors * ((5 * Fp32) + (quantization is null ? Bf16 : 0));
+        long table = shape.Vocabulary * d;
+        long others = shape.OtherWeights - (checkpointing && shape.OtherWeights >= 2 * table ? table : 0);
+        return Context + weights + (Bf16 * others) + states + buffers + logits + trained + (Bf16 * factors / shape.Layers);
     }
 
     /// <summary>Bytes of a step by libtorch's operators.</summary>

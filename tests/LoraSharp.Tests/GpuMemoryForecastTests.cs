@@ -16,7 +16,7 @@ public sealed class GpuMemoryForecastTests
         { "1b", false, 4 * 2048, false, 9.88 },
         { "8b", false, 2 * 2048, false, 28.78 },
         { "8b", true, 2 * 2048, false, 19.02 },
-        { "8b", true, 4 * 2048, true, 8.49 },
+        { "8b", true, 4 * 2048, true, 7.38 },
         { "65b", true, 2048, true, 38.70 },
     };
 

@@ -125,13 +125,17 @@ public sealed class DenseLinear : LinearLayer
     public void Replace(Tensor weight)
     {
         ArgumentNullException.ThrowIfNull(weight);
-        if (!weight.shape.SequenceEqual(_weight.shape) || weight.dtype != _weight.dtype)
-        {
-            throw new ArgumentException($"Expected [{string.Join(", ", _weight.shape)}] {_weight.dtype}, found [{string.Join(", ", weight.shape)}] {weight.dtype}.", nameof(weight));
-        }
-
+        CheckReplacement(_weight, weight);
         _weight.Dispose();
         _weight = weight.DetachFromDisposeScope();
+    }
+
+    internal static void CheckReplacement(Tensor own, Tensor weight)
+    {
+        if (!weight.shape.SequenceEqual(own.shape) || weight.dtype != own.dtype)
+        {
+            throw new ArgumentException($"Expected [{string.Join(", ", own.shape)}] {own.dtype}, found [{string.Join(", ", weight.shape)}] {weight.dtype}.", nameof(weight));
+        }
     }
 
     /// <inheritdoc/>
@@ -145,7 +149,7 @@ public sealed class DenseLinear : LinearLayer
 /// <summary>Rows of a dense table [v, d].</summary>
 public sealed class DenseEmbedding : EmbeddingLayer
 {
-    private readonly Tensor _weight;
+    private Tensor _weight;
 
     /// <summary>Takes ownership of the table.</summary>
     public DenseEmbedding(EmbeddingSpec spec, Tensor weight)
@@ -156,6 +160,16 @@ public sealed class DenseEmbedding : EmbeddingLayer
 
     /// <inheritdoc/>
     public override IEnumerable<NamedTensor> Parameters => [new(Spec.Name + ".weight", _weight)];
+
+    /// <summary>Takes a table of the same shape and values over and frees its own: for one who keeps it in memory of his own.</summary>
+    /// <param name="weight">[v, d]; owned by the layer from now on.</param>
+    public void Replace(Tensor weight)
+    {
+        ArgumentNullException.ThrowIfNull(weight);
+        DenseLinear.CheckReplacement(_weight, weight);
+        _weight.Dispose();
+        _weight = weight.DetachFromDisposeScope();
+    }
 
     /// <inheritdoc/>
     public override Tensor Forward(Tensor ids)

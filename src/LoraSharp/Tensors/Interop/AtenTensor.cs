@@ -12,8 +12,13 @@ public static unsafe partial class AtenTensor
 {
     private const string Library = "torch_cpu";
 
-    /// <summary>A CPU tensor over memory that the caller keeps alive; never freed by the tensor.</summary>
-    public static Tensor FromPointer(nint data, IReadOnlyList<long> shape, ScalarType dtype)
+    /// <summary>A tensor over memory that the caller keeps alive; never freed by the tensor.</summary>
+    /// <param name="data">Address of the first element.</param>
+    /// <param name="shape">Sizes; rows lie one after the other.</param>
+    /// <param name="dtype">Element type.</param>
+    /// <param name="device">Whose operators work on it; memory that is not the device's must be registered with it.</param>
+    /// <param name="index">Which one.</param>
+    public static Tensor FromPointer(nint data, IReadOnlyList<long> shape, ScalarType dtype, TorchSharp.DeviceType device = TorchSharp.DeviceType.CPU, int index = 0)
     {
         ArgumentNullException.ThrowIfNull(shape);
         NativeRuntime.EnsureLoaded();
@@ -28,7 +33,7 @@ public static unsafe partial class AtenTensor
 
         fixed (long* size = sizes, step = strides)
         {
-            Check(aoti_torch_create_tensor_from_blob(data, sizes.Length, size, step, 0, (int)dtype, 0, 0, out nint handle), "create a tensor over mapped memory");
+            Check(aoti_torch_create_tensor_from_blob(data, sizes.Length, size, step, 0, (int)dtype, (int)device, index, out nint handle), "create a tensor over given memory");
             return Tensor.UnsafeCreateTensor(handle);
         }
     }

@@ -158,16 +158,16 @@ internal sealed class FoldedMatrix : IDisposable
     /// <summary>dx [n, k] from dy [n, f + R], whose spare columns must be filled.</summary>
     public void Backward(Tensor dy, Tensor dx) => Multiply(dy, _backward, dx);
 
-    /// <summary>Gradients of the factors into the flat gradients; B's is still to be multiplied by the scaling.</summary>
-    public void Gradients(Tensor x, Tensor dy, Tensor flat)
+    /// <summary>Gradients of the factors into flat gradients that begin at <paramref name="start"/> of the flat parameters; B's is still to be multiplied by the scaling.</summary>
+    public void Gradients(Tensor x, Tensor dy, Tensor flat, long start)
     {
         using Tensor input = x.narrow(1, 0, Inputs);
         using Tensor projected = x.narrow(1, Inputs, Rank);
-        Gradients(input, projected, dy, flat);
+        Gradients(input, projected, dy, flat, start);
     }
 
     /// <summary>The same where x [n, k] and x·Aᵀ [n, R] lie apart.</summary>
-    public void Gradients(Tensor x, Tensor projected, Tensor dy, Tensor flat)
+    public void Gradients(Tensor x, Tensor projected, Tensor dy, Tensor flat, long start)
     {
         if (TrueRank == 0)
         {
@@ -176,10 +176,10 @@ internal sealed class FoldedMatrix : IDisposable
 
         using var scope = NewDisposeScope();
         Tensor spare = dy.narrow(1, Outputs, TrueRank);
-        Multiply(spare.t(), x, flat.narrow(0, OffsetA, TrueRank * Inputs).view(TrueRank, Inputs));
+        Multiply(spare.t(), x, flat.narrow(0, OffsetA - start, TrueRank * Inputs).view(TrueRank, Inputs));
         foreach (FoldedPart part in Parts.Where(p => p.Rank > 0))
         {
-            Multiply(dy.narrow(1, part.RowOffset, part.Rows).t(), projected.narrow(1, part.RankOffset, part.Rank), flat.narrow(0, part.OffsetB, part.Rows * part.Rank).view(part.Rows, part.Rank));
+            Multiply(dy.narrow(1, part.RowOffset, part.Rows).t(), projected.narrow(1, part.RankOffset, part.Rank), flat.narrow(0, part.OffsetB - start, part.Rows * part.Rank).view(part.Rows, part.Rank));
         }
     }
 

@@ -49,13 +49,14 @@ internal sealed class FusedLoraStep : IDisposable
     private readonly Tensor _first;
     private readonly Tensor _hyper;
 
-    // Flat trainable state.
+    // Flat trainable state. Gradients in bf16 are of one layer at a time; moments are made when Optimize is called first.
     private readonly Tensor _parameters;
     private readonly Tensor _gradients16;
     private readonly Tensor _gradients;
-    private readonly Tensor _moment1;
-    private readonly Tensor _moment2;
+    private Tensor? _moment1;
+    private Tensor? _moment2;
     private readonly Tensor _table;
+    private readonly LayerFactors[] _layerFactors;
     private readonly long _factors;
 
     // Buffers all layers share. What is never there at the same time shares memory: the normed inputs of a layer's two halves
@@ -76,7 +77,7 @@ internal sealed class FusedLoraStep : IDisposable
     private readonly Tensor _partial;
     private readonly Tensor _clip;
 
-    /// <summary>Builds buffers and copies the base weights in. The adapter's A and B are read from the model.</summary>
+    /// <summary>Builds buffers and copies the base weights in. The adapter's A and B become views of this step's flat parameters.</summary>
     public FusedLoraStep(FusedModel model, FusedOptions options, Device device)
     {
         _model = model;
@@ -90,7 +91,6 @@ internal sealed class FusedLoraStep : IDisposable
         // What the caller made on the default stream must be there before another stream reads it.
         TorchSharp.torch.cuda.synchronize();
         _kernels = CudaModule.Compile("fused_step.cu", CudaModule.Source("fused_step"), device.index < 0 ? 0 : device.index);
-        _stream = new CudaStreamScope(device.index < 0 ? 0 : device.index);
         if (options.SharedWeights)
         {
             _sharedWeights = Own(zeros([LargestBuffer()], ScalarType.BFloat16, device));
@@ -98,11 +98,10 @@ internal sealed class FusedLoraStep : IDisposable
 
         long offset = 0;
         _matrices = [.. model.Layers.Select(layer => new LayerMatrices(layer, _shape, ref offset, device, _sharedWeights))];
+        _layerFactors = [.. LayerFactors.Of(_matrices, offset)];
         _parameters = Own(zeros([offset], ScalarType.Float32, device));
-        _gradients16 = Own(zeros([offset], ScalarType.BFloat16, device));
+        _gradients16 = Own(zeros([_layerFactors.Max(l => l.Values)], ScalarType.BFloat16, device));
         _gradients = Own(zeros([offset], ScalarType.Float32, device));
-        _moment1 = Own(zeros([offset], ScalarType.Float32, device));
-        _moment2 = Own(zeros([offset], ScalarType.Float32, device));
         long[][] rows = [.. _matrices.SelectMany(m => m.All).SelectMany(m => m.FactorTable(options.LoraplusRatio))];
         _factors = rows.Length;
         if (options.SharedWeights)
@@ -145,16 +144,19 @@ internal sealed class FusedLoraStep : IDisposable
         _loss = Own(zeros([1], ScalarType.Float32, device));
         _partial = Own(zeros([Partials], ScalarType.Float32, device));
         _clip = Own(zeros([2], ScalarType.Float32, device));
-        _inputs = options is { Checkpointing: true, InputsInHostMemory: true }
-            ? new LayerInputs.InHostMemory(model.Layers.Count, n, d, device, _stream.Stream)
-            : new LayerInputs.OnDevice(model.Layers.Count, n, d, device);
-        LoadFactors();
+        bool moving = options is { Checkpointing: true, InputsInHostMemory: true };
+        Tensor[] inputs = [.. Enumerable.Range(0, moving ? LayerInputs.InHostMemory.Places : model.Layers.Count).Select(_ => Buffer(n, d))];
+        TakeFactors();
         if (!options.SharedWeights)
         {
             WriteBases(placed: true);
         }
 
-        _stream.Synchronize();
+        // From here on all runs on a stream of its own, which a graph needs. Not before: libtorch keeps freed memory by stream, and what
+        // loading the model left is the default one's.
+        TorchSharp.torch.cuda.synchronize();
+        _stream = new CudaStreamScope(device.index < 0 ? 0 : device.index);
+        _inputs = moving ? new LayerInputs.InHostMemory(model.Layers.Count, inputs, _stream.Stream) : new LayerInputs.OnDevice(inputs);
     }
 
     /// <summary>Trained numbers.</summary>
@@ -209,6 +211,8 @@ internal sealed class FusedLoraStep : IDisposable
     public void Optimize(double learningRate)
     {
         using IDisposable noGradients = no_grad();
+        _moment1 ??= Own(zeros_like(_parameters));
+        _moment2 ??= Own(zeros_like(_parameters));
         _step++;
         using (var scope = NewDisposeScope())
         {
@@ -243,20 +247,6 @@ internal sealed class FusedLoraStep : IDisposable
 
     /// <summary>Gradients of A and B by layer name, float32 on the CPU, for tests.</summary>
     public IEnumerable<(string Name, Tensor A, Tensor B)> ReadGradients() => Factors(_gradients);
-
-    /// <summary>Copies the trained factors into the model's own tensors.</summary>
-    public void ReadBack()
-    {
-        using IDisposable noGradients = no_grad();
-        _stream.Synchronize();
-        foreach ((FusedLinear linear, Tensor a, Tensor b) in Places(_parameters))
-        {
-            linear.A!.copy_(a);
-            linear.B!.copy_(b);
-            a.Dispose();
-            b.Dispose();
-        }
-    }
 
     /// <summary>Waits for the device.</summary>
     public void Synchronize() => _stream.Synchronize();
@@ -321,8 +311,6 @@ internal sealed class FusedLoraStep : IDisposable
         Norm(State(last), _final);
         LossAndGradient();
         BackwardLayer(last, State(last));
-        _gradients16.zero_();
-        Launch("accumulate", (_factors, 8, 1), 256, _gradients16, _gradients, _table, _first);
         _loss.copy_(loss);
     }
 
@@ -348,8 +336,6 @@ internal sealed class FusedLoraStep : IDisposable
 
             BackwardLayer(l, state);
         }
-
-        Launch("accumulate", (_factors, 8, 1), 256, _gradients16, _gradients, _table, _first);
     }
 
     private LayerState State(int layer) => _states[_options.Checkpointing ? 0 : layer];
@@ -433,7 +419,7 @@ internal sealed class FusedLoraStep : IDisposable
         Launch("swiglu_backward", Grid(_shape.Inner), 256, state.GateUp, _activation, (int)_shape.Inner, state.GateUp.size(1), _activation.size(1));
         Tensor activation = Trim(_activation, m.Down.Inputs + m.Down.Rank);
         m.Down.Project(activation);
-        m.Down.Gradients(activation, dy, _gradients16);
+        m.Down.Gradients(activation, dy, _gradients16, _layerFactors[l].Start);
 
         // Gate and up.
         Use(m, 2);
@@ -445,7 +431,7 @@ internal sealed class FusedLoraStep : IDisposable
             Launch("rmsnorm_again", (_tokens, 1, 1), 256, state.Middle, layer.MlpNorm, state.Scale2, _x, d, _x.size(1));
             Tensor x = Trim(_x, m.GateUp.Inputs + m.GateUp.Rank);
             m.GateUp.Project(x);
-            m.GateUp.Gradients(x, dGateUp, _gradients16);
+            m.GateUp.Gradients(x, dGateUp, _gradients16, _layerFactors[l].Start);
         }
 
         Launch("rmsnorm_backward", (_tokens, 1, 1), 256, _dx, state.Middle, layer.MlpNorm, state.Scale2, _residualGradient, d, _residualGradient.size(1), 1);
@@ -455,7 +441,7 @@ internal sealed class FusedLoraStep : IDisposable
         Use(m, 1);
         m.Output.ProjectGradient(dy);
         m.Output.Backward(dy, _dAttention);
-        m.Output.Gradients(state.Attention.Output, state.AttentionProjected, dy, _gradients16);
+        m.Output.Gradients(state.Attention.Output, state.AttentionProjected, dy, _gradients16, _layerFactors[l].Start);
         AttendBackward(state);
 
         // q, k and v. Below the first layer nothing trains.
@@ -467,13 +453,25 @@ internal sealed class FusedLoraStep : IDisposable
             Tensor x = Trim(_x, m.Qkv.Inputs + m.Qkv.Rank);
             Launch("rmsnorm_again", (_tokens, 1, 1), 256, _inputs[l], layer.AttentionNorm, state.Scale1, _x, d, _x.size(1));
             m.Qkv.Project(x);
-            m.Qkv.Gradients(x, dqkv, _gradients16);
+            m.Qkv.Gradients(x, dqkv, _gradients16, _layerFactors[l].Start);
         }
 
         if (l > 0)
         {
             m.Qkv.Backward(dqkv, _dx);
             Launch("rmsnorm_backward", (_tokens, 1, 1), 256, _dx, _inputs[l], layer.AttentionNorm, state.Scale1, _residualGradient, d, _residualGradient.size(1), 1);
+        }
+
+        LayerFactors factors = _layerFactors[l];
+        if (_warmingUp)
+        {
+            // Nothing was learnt.
+            _gradients16.zero_();
+        }
+
+        if (factors.Count > 0)
+        {
+            Launch("accumulate", (factors.Count, 8, 1), 256, _gradients16, factors.Start, _gradients, _table.narrow(0, factors.First, factors.Count), _first);
         }
     }
 
@@ -524,7 +522,7 @@ internal sealed class FusedLoraStep : IDisposable
     {
         Launch("square_sums", (Partials, 1, 1), 256, _gradients, _gradients.NumberOfElements, _partial);
         Launch("clip_factor", (1, 1, 1), 512, _partial, Partials, (float)_options.MaxGradNorm, _clip);
-        Launch("adamw", (_factors, 8, 1), 256, _parameters, _gradients, _moment1, _moment2, _table, _hyper, _clip);
+        Launch("adamw", (_factors, 8, 1), 256, _parameters, _gradients, _moment1!, _moment2!, _table, _hyper, _clip);
     }
 
     private void AddNorm(Tensor x, Tensor? delta, Tensor weight, Tensor sum, Tensor normed, Tensor scale) =>
@@ -569,21 +567,28 @@ internal sealed class FusedLoraStep : IDisposable
         return Places(_gradients).Select(p => (p.Linear.Name, p.A, p.B));
     }
 
-    /// <summary>Takes A and B over from the model: at the start, and after an optimizer outside has changed them.</summary>
-    public void LoadFactors()
+    /// <summary>Writes A and B beside the bases they belong to: at the start, and after an optimizer outside has changed them.</summary>
+    public void RefreshFactors()
     {
-        using IDisposable noGradients = no_grad();
+        if (!_options.SharedWeights && _factors > 0)
+        {
+            Launch("refresh_factors", (_factors, 8, 1), 256, _parameters, _table);
+        }
+    }
+
+    // The model's A and B have no memory of their own from here on.
+    private void TakeFactors()
+    {
         using var scope = NewDisposeScope();
         foreach ((FusedLinear linear, Tensor a, Tensor b) in Places(_parameters))
         {
             a.copy_(linear.A!);
             b.copy_(linear.B!);
+            linear.A!.set_(a);
+            linear.B!.set_(b);
         }
 
-        if (!_options.SharedWeights && _factors > 0)
-        {
-            Launch("refresh_factors", (_factors, 8, 1), 256, _parameters, _table);
-        }
+        RefreshFactors();
     }
 
     private IEnumerable<(string Name, Tensor A, Tensor B)> Factors(Tensor flat)
@@ -704,6 +709,23 @@ internal sealed class FusedLoraStep : IDisposable
             foreach (FoldedMatrix matrix in All)
             {
                 matrix.Dispose();
+            }
+        }
+    }
+
+    /// <summary>Which rows of the table of factors are a layer's, and which of the flat parameters.</summary>
+    private readonly record struct LayerFactors(long First, long Count, long Start, long Values)
+    {
+        public static IEnumerable<LayerFactors> Of(IReadOnlyList<LayerMatrices> layers, long values)
+        {
+            long first = 0;
+            for (int l = 0; l < layers.Count; l++)
+            {
+                long count = layers[l].All.Sum(m => m.Parts.Count(p => p.Rank > 0)) * 2;
+                long start = layers[l].Qkv.OffsetA;
+                long end = l + 1 < layers.Count ? layers[l + 1].Qkv.OffsetA : values;
+                yield return new LayerFactors(first, count, start, end - start);
+                first += count;
             }
         }
     }

@@ -18,10 +18,10 @@ internal sealed record FusedLinear
     /// <summary>Told where the base lies [f, k] once it is written, so that its owner can read it there; not for bases that take turns in one buffer.</summary>
     public Action<Tensor>? Placed { get; init; }
 
-    /// <summary>A [r, k] float32, or null without an adapter; updated by <see cref="FusedLoraStep.ReadBack"/>.</summary>
+    /// <summary>A [r, k] float32, or null without an adapter; becomes a view of the step's flat parameters.</summary>
     public Tensor? A { get; init; }
 
-    /// <summary>B [f, r] float32.</summary>
+    /// <summary>B [f, r] float32; likewise.</summary>
     public Tensor? B { get; init; }
 
     /// <summary>alpha/r.</summary>

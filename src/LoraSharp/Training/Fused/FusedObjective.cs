@@ -2,6 +2,7 @@ using LoraSharp.Adapters;
 using LoraSharp.Layers;
 using LoraSharp.Models;
 using LoraSharp.Quantization;
+using LoraSharp.Tensors.Cuda;
 using LoraSharp.Training.Data;
 using LoraSharp.Training.Loss;
 using static TorchSharp.torch;
@@ -24,6 +25,7 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
     private readonly int _rows;
     private readonly bool _checkpointing;
     private readonly LlamaTensors _tensors;
+    private readonly HostTable? _embedding;
     private FusedLoraStep? _step;
     private readonly int _length;
 
@@ -37,6 +39,14 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
         _length = length;
         _checkpointing = checkpointing;
         _modules = adapter.Modules.ToDictionary(m => m.Key, m => m.Value);
+        if (checkpointing && !model.IsTied && Table() is { } table)
+        {
+            // Memory is what counts then, and a micro-batch reads few of its rows.
+            using IDisposable none = no_grad();
+            _embedding = new HostTable(table.Weight);
+            table.Replace(_embedding.View());
+        }
+
         _tensors = LlamaTensors.Of(model, length);
         _fused = Describe();
     }
@@ -99,7 +109,7 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
         using IDisposable none = no_grad();
         using var scope = NewDisposeScope();
         _step ??= CreateStep();
-        _step.LoadFactors();
+        _step.RefreshFactors();
         int n = _rows * _length;
         long[] ids = new long[n];
         int[] positions = new int[n];
@@ -148,12 +158,20 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
         };
     }
 
-    /// <summary>Frees the step's buffers.</summary>
+    /// <summary>Frees the step's buffers and puts the embedding back on the device.</summary>
     public void Dispose()
     {
         _step?.Dispose();
         _tensors.Dispose();
+        if (_embedding is not null && Table() is { } table)
+        {
+            using IDisposable none = no_grad();
+            table.Replace(table.Weight.clone());
+            _embedding.Dispose();
+        }
     }
+
+    private DenseEmbedding? Table() => (_model.Embeddings[0] is LoraEmbedding adapted ? adapted.Inner : _model.Embeddings[0]) as DenseEmbedding;
 
     private FusedLoraStep CreateStep() => new(_fused, new FusedOptions
     {

@@ -26,18 +26,16 @@ internal abstract class LayerInputs : IDisposable
     }
 
     /// <inheritdoc/>
-    public abstract void Dispose();
+    public virtual void Dispose()
+    {
+    }
 
     /// <summary>All on the device.</summary>
-    public sealed class OnDevice(int layers, long tokens, long size, Device device) : LayerInputs
+    /// <param name="inputs">Of each layer; the caller's.</param>
+    public sealed class OnDevice(IReadOnlyList<Tensor> inputs) : LayerInputs
     {
-        private readonly Tensor[] _inputs = [.. Enumerable.Range(0, layers).Select(_ => zeros([tokens, size], ScalarType.BFloat16, device).DetachFromDisposeScope())];
-
         /// <inheritdoc/>
-        public override Tensor this[int layer] => _inputs[layer];
-
-        /// <inheritdoc/>
-        public override void Dispose() => Array.ForEach(_inputs, t => t.Dispose());
+        public override Tensor this[int layer] => inputs[layer];
     }
 
     /// <summary>
@@ -46,21 +44,26 @@ internal abstract class LayerInputs : IDisposable
     /// </summary>
     public sealed class InHostMemory : LayerInputs
     {
-        private const int Places = 2;
+        /// <summary>Inputs on the device at a time.</summary>
+        public const int Places = 2;
+
         private readonly nint _compute;
         private readonly nint _copies;
         private readonly nint[] _host;
         private readonly nint[] _moved;
         private readonly nint _written;
         private readonly nuint _bytes;
-        private readonly Tensor[] _places;
+        private readonly IReadOnlyList<Tensor> _places;
 
         /// <summary>Allocates page-locked memory for every layer.</summary>
-        public InHostMemory(int layers, long tokens, long size, Device device, nint stream)
+        /// <param name="layers">How many.</param>
+        /// <param name="places">Where they lie on the device in turn; the caller's.</param>
+        /// <param name="stream">That computes.</param>
+        public InHostMemory(int layers, IReadOnlyList<Tensor> places, nint stream)
         {
             _compute = stream;
-            _bytes = (nuint)(2 * tokens * size);
-            _places = [.. Enumerable.Range(0, Places).Select(_ => zeros([tokens, size], ScalarType.BFloat16, device).DetachFromDisposeScope())];
+            _places = places;
+            _bytes = (nuint)(places[0].NumberOfElements * places[0].ElementSize);
             CudaDriver.Check(CudaDriver.cuStreamCreate(out _copies, 1), "make a stream");
             CudaDriver.Check(CudaDriver.cuEventCreate(out _written, 2), "make an event");
             _host = new nint[layers];
@@ -119,7 +122,6 @@ internal abstract class LayerInputs : IDisposable
         /// <inheritdoc/>
         public override void Dispose()
         {
-            Array.ForEach(_places, t => t.Dispose());
             Array.ForEach(_moved, e => _ = CudaDriver.cuEventDestroy(e));
             Array.ForEach(_host, h => _ = CudaDriver.cuMemFreeHost(h));
             _ = CudaDriver.cuEventDestroy(_written);

@@ -235,14 +235,15 @@ extern "C" __global__ void refresh_factors(const float* parameters, const long l
         dst[i / columns * t[4] + i % columns] = (u16)pack(parameters[t[0] + i] * scale, 0.f);
 }
 
-// total = (first ? 0 : total) + gradient * scale; the first word of 'state' says whether it is the first micro-batch.
-extern "C" __global__ void accumulate(const u16* gradients, float* total, const long long* table, const float* state) {
+// total = (first ? 0 : total) + gradient * scale; the first word of 'state' says whether it is the first micro-batch. The
+// gradients are those from 'start' of the flat parameters on.
+extern "C" __global__ void accumulate(const u16* gradients, long long start, float* total, const long long* table, const float* state) {
     const long long* t = table + (long long)blockIdx.x * 8;
     long long count = t[1] * t[2];
     float scale = bits(t[6]);
     bool first = state[0] != 0.f;
     for (long long i = (long long)blockIdx.y * blockDim.x + threadIdx.x; i < count; i += (long long)gridDim.y * blockDim.x) {
-        float g = one(gradients[t[0] + i]) * scale;
+        float g = one(gradients[t[0] - start + i]) * scale;
         total[t[0] + i] = first ? g : total[t[0] + i] + g;
     }
 }
