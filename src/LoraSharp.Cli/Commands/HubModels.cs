@@ -35,7 +35,8 @@ internal static class HubModels
         }
 
         HubSettings settings = HubSettings.FromEnvironment();
-        if (settings.Offline || new HubCache(settings.CacheFolder).ResolveSnapshot(name!) is not null)
+        var cache = new HubCache(settings.CacheFolder);
+        if (settings.Offline || cache.ResolveSnapshot(name!) is not null)
         {
             return;
         }
@@ -47,7 +48,11 @@ internal static class HubModels
             using var probe = new HubClient(settings with { Retries = 1, Timeout = patience });
             await probe.ListAsync(name!, cancellation);
         }
-        catch (HubException error) when (error.Fault is HubFault.RepositoryNotFound or HubFault.Unreachable)
+        catch (HubException error) when (error.Fault is HubFault.Unreachable)
+        {
+            throw new HubException(error.Fault, $"{plain}: there is no such folder or file here, nor is it in the hub cache {cache.Folder}. {cache.Describe(name!)} As a name on the hub: {error.Message}", error);
+        }
+        catch (HubException error) when (error.Fault is HubFault.RepositoryNotFound)
         {
             throw new HubException(error.Fault, $"{plain}: there is no such folder or file here, and as a name on the hub: {error.Message}", error);
         }

@@ -8,6 +8,9 @@ public sealed class HubCache
 {
     private const int CommitLength = 40;
 
+    // What git and the hub's pages show of a commit; fewer digits may as well be a branch.
+    private const int ShortestCommit = 7;
+
     /// <summary>A cache in a folder, which need not exist.</summary>
     public HubCache(string folder) => Folder = Path.GetFullPath(folder);
 
@@ -23,12 +26,11 @@ public sealed class HubCache
     public string? ResolveSnapshot(string name) => HubName.TryParse(name, out HubName? parsed) ? ResolveSnapshot(parsed!) : null;
 
     /// <summary>The snapshot folder of a model or adapter; null when it is not in the cache.</summary>
+    /// <exception cref="HubException">The revision is the beginning of several commits.</exception>
     public string? ResolveSnapshot(HubName name)
     {
         ArgumentNullException.ThrowIfNull(name);
-        string repository = RepositoryFolder(name);
-        string reference = Path.Combine(repository, "refs", name.Revision);
-        string? commit = IsCommit(name.Revision) ? name.Revision : File.Exists(reference) ? File.ReadAllText(reference).Trim() : null;
+        string? commit = IsCommit(name.Revision) ? name.Revision : ReadReference(name, name.Revision) ?? FindShort(name);
         if (commit is null || !IsCommit(commit))
         {
             return null;
@@ -43,14 +45,14 @@ public sealed class HubCache
     public string RequireSnapshot(string name)
     {
         HubName parsed = HubName.Parse(name);
-        return ResolveSnapshot(parsed) ?? throw new HubException(HubFault.Offline, $"{parsed} is not in the cache {Folder}. {Contents(parsed)} Get it with: lora pull {parsed}");
+        return ResolveSnapshot(parsed) ?? throw new HubException(HubFault.Offline, $"{parsed} is not in the cache {Folder}. {Describe(parsed)} Get it with: lora pull {parsed}");
     }
 
     /// <summary>
     /// The folder or file that a user means: what lies at this path, else the snapshot of the hub name (or, when that has no
     /// configuration, the one GGUF file in it). What can be neither is given back as it is.
     /// </summary>
-    /// <exception cref="HubException">There is no such path, and the hub name that it could be is not in the cache.</exception>
+    /// <exception cref="HubException">There is no such path, and the hub name that it could be is not in the cache, or files of it are gone.</exception>
     public string Locate(string pathOrName)
     {
         ArgumentNullException.ThrowIfNull(pathOrName);
@@ -61,7 +63,8 @@ public sealed class HubCache
 
         string snapshot = ResolveSnapshot(name!) ?? throw new HubException(
             HubFault.Offline,
-            $"{pathOrName}: there is no such folder or file here, and no such model or adapter in the hub cache {Folder}. {Contents(name!)} If it is on the hub, get it with: lora pull {name}");
+            $"{pathOrName}: there is no such folder or file here, and no such model or adapter in the hub cache {Folder}. {Describe(name!)} If it is on the hub, get it with: lora pull {name}");
+        RequireLinks(name!, snapshot);
         if (File.Exists(Path.Combine(snapshot, "config.json")) || File.Exists(Path.Combine(snapshot, "adapter_config.json")))
         {
             return snapshot;
@@ -80,24 +83,72 @@ public sealed class HubCache
             .Order(StringComparer.Ordinal)
             .ToArray();
 
-    /// <summary>One sentence on what is there, for an error about what is not.</summary>
-    internal string Contents(HubName wanted)
+    /// <summary>A sentence or two on what is there, for an error about what is not.</summary>
+    public string Describe(HubName wanted)
     {
-        string references = Path.Combine(RepositoryFolder(wanted), "refs");
-        if (Directory.Exists(references))
+        ArgumentNullException.ThrowIfNull(wanted);
+        string[] commits = Commits(wanted);
+        string[] usable = [.. References(wanted).Where(revision => ReadReference(wanted, revision) is { } commit && commits.Contains(commit, StringComparer.Ordinal))];
+        string lost = ReadReference(wanted, wanted.Revision) switch
         {
-            string[] revisions = Directory.EnumerateFiles(references, "*", SearchOption.AllDirectories).Select(path => Path.GetRelativePath(references, path)).Order(StringComparer.Ordinal).ToArray();
-            if (revisions.Length > 0)
-            {
-                return $"Of {wanted.Repository} there is only: {string.Join(", ", revisions.Take(10))}.";
-            }
+            null => string.Empty,
+            string commit when IsCommit(commit) => $"{wanted.Revision} is commit {Short(commit)}, whose files are not there. ",
+            string text => $"refs/{wanted.Revision} holds no commit but '{(text.Length > 40 ? text[..40] + "..." : text)}'. ",
+        };
+        if (commits.Length > 0)
+        {
+            IEnumerable<string> named = usable.Concat(commits.Where(commit => !usable.Any(revision => ReadReference(wanted, revision) == commit)).Select(Short));
+            return $"{lost}Of {wanted.Repository} there is: {string.Join(", ", named.Take(10).Select(revision => $"{wanted.Repository}@{revision}"))}.";
         }
 
-        IReadOnlyList<string> repositories = Repositories();
-        return repositories.Count == 0 ? "The cache is empty." : $"There is: {string.Join(", ", repositories.Take(20))}{(repositories.Count > 20 ? $" and {repositories.Count - 20} more" : string.Empty)}.";
+        IReadOnlyList<string> repositories = [.. Repositories().Where(repository => repository != wanted.Repository)];
+        return lost + (repositories.Count == 0 ? "The cache is empty." : $"There is: {string.Join(", ", repositories.Take(20))}{(repositories.Count > 20 ? $" and {repositories.Count - 20} more" : string.Empty)}.");
     }
 
     internal static bool IsCommit(string text) => text.Length == CommitLength && text.All(char.IsAsciiHexDigitLower);
+
+    private static string Short(string commit) => commit[..12];
+
+    private string? ReadReference(HubName name, string revision)
+    {
+        string path = Path.Combine(RepositoryFolder(name), "refs", revision);
+        return File.Exists(path) ? File.ReadAllText(path).Trim() : null;
+    }
+
+    private string[] References(HubName name)
+    {
+        string folder = Path.Combine(RepositoryFolder(name), "refs");
+        return Directory.Exists(folder) ? [.. Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories).Select(path => Path.GetRelativePath(folder, path)).Order(StringComparer.Ordinal)] : [];
+    }
+
+    private string[] Commits(HubName name)
+    {
+        string folder = Path.Combine(RepositoryFolder(name), "snapshots");
+        return Directory.Exists(folder) ? [.. Directory.EnumerateDirectories(folder).Select(path => Path.GetFileName(path)!).Where(IsCommit).Order(StringComparer.Ordinal)] : [];
+    }
+
+    private string? FindShort(HubName name)
+    {
+        if (name.Revision.Length < ShortestCommit || !name.Revision.All(char.IsAsciiHexDigitLower))
+        {
+            return null;
+        }
+
+        string[] fitting = [.. Commits(name).Where(commit => commit.StartsWith(name.Revision, StringComparison.Ordinal))];
+        return fitting.Length <= 1 ? fitting.FirstOrDefault() : throw new HubException(
+            HubFault.BadRequest,
+            $"{name}: several commits in the cache {Folder} begin so: {string.Join(", ", fitting.Take(10).Select(Short))}. Give more of it.");
+    }
+
+    // A cleaned or half-copied cache: said here, once, and not by whatever happens to read a file first.
+    private static void RequireLinks(HubName name, string snapshot)
+    {
+        string[] broken = [.. new DirectoryInfo(snapshot).EnumerateFiles().Where(file => file.LinkTarget is not null && file.ResolveLinkTarget(returnFinalTarget: true) is not { Exists: true }).Select(file => file.Name).Order(StringComparer.Ordinal)];
+        if (broken.Length > 0)
+        {
+            throw new HubException(HubFault.Corrupt, $"{snapshot}: {string.Join(", ", broken.Take(10))}{(broken.Length > 10 ? $" and {broken.Length - 10} more" : string.Empty)} are links to files of the cache that are gone. Get them again with: lora pull {name}");
+        }
+    }
 
     internal string RepositoryFolder(HubName name) => Path.Combine(Folder, name.FolderName);
 

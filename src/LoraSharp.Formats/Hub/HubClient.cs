@@ -69,7 +69,7 @@ public sealed partial class HubClient : IDisposable
         filter ??= FileFilter.Default;
         if (_settings.Offline)
         {
-            string folder = Cache.ResolveSnapshot(name) ?? throw new HubException(HubFault.Offline, $"{name} is not in the cache {Cache.Folder}, and HF_HUB_OFFLINE forbids to download it. {Cache.Contents(name)}");
+            string folder = Cache.ResolveSnapshot(name) ?? throw new HubException(HubFault.Offline, $"{name} is not in the cache {Cache.Folder}, and HF_HUB_OFFLINE forbids to download it. {Cache.Describe(name)}");
             return new PullResult(name, Path.GetFileName(folder), folder, FilesIn(folder), 0);
         }
 

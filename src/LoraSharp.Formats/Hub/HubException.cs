@@ -18,7 +18,7 @@ public enum HubFault
     /// <summary>A token is missing, or it may not do this.</summary>
     Unauthorized,
 
-    /// <summary>The bytes are not those that the hub announced.</summary>
+    /// <summary>The bytes are not those that the hub announced, or are gone from the cache.</summary>
     Corrupt,
 
     /// <summary>The network is switched off (HF_HUB_OFFLINE) and the cache does not have it.</summary>

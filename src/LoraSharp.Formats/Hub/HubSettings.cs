@@ -1,12 +1,14 @@
+using System.Text.RegularExpressions;
+
 namespace LoraSharp.Formats.Hub;
 
 /// <summary>Where the hub is, where its cache lies, and who we are there; from the environment variables of huggingface_hub.</summary>
-public sealed record HubSettings
+public sealed partial record HubSettings
 {
     /// <summary>The hub or a mirror of it (<c>HF_ENDPOINT</c>).</summary>
     public Uri Endpoint { get; init; } = new("https://huggingface.co");
 
-    /// <summary>The cache (<c>HF_HUB_CACHE</c>, or <c>hub</c> below <c>HF_HOME</c>).</summary>
+    /// <summary>The cache (<c>HF_HUB_CACHE</c>, or <c>hub</c> below <c>HF_HOME</c>; without either, transformers 4's <c>TRANSFORMERS_CACHE</c>).</summary>
     public required string CacheFolder { get; init; }
 
     /// <summary>The access token (<c>HF_TOKEN</c>, or the file <c>HF_TOKEN_PATH</c>); null: none.</summary>
@@ -31,7 +33,8 @@ public sealed record HubSettings
     {
         variable ??= Environment.GetEnvironmentVariable;
         string home = Value("HF_HOME") is { } named ? Expand(named) : Path.Combine(Value("XDG_CACHE_HOME") is { } cache ? Expand(cache) : Path.Combine(UserFolder(), ".cache"), "huggingface");
-        string hub = Expand(Value("HF_HUB_CACHE") ?? Value("HUGGINGFACE_HUB_CACHE") ?? Path.Combine(home, "hub"));
+        string? old = Value("HF_HOME") is null ? Value("TRANSFORMERS_CACHE") : null;
+        string hub = Expand(Value("HF_HUB_CACHE") ?? Value("HUGGINGFACE_HUB_CACHE") ?? old ?? Path.Combine(home, "hub"));
         string endpoint = (Value("HF_ENDPOINT") ?? "https://huggingface.co").TrimEnd('/');
         if (!Uri.TryCreate(endpoint, UriKind.Absolute, out Uri? address) || address.Scheme is not ("http" or "https"))
         {
@@ -51,10 +54,16 @@ public sealed record HubSettings
 
         bool IsTrue(string name) => Value(name)?.ToUpperInvariant() is "1" or "ON" or "YES" or "TRUE";
 
-        string Expand(string path) => path == "~" || path.StartsWith("~/", StringComparison.Ordinal) ? Path.Join(UserFolder(), path[1..]) : path;
+        // As Python's expanduser and expandvars: a variable that is not set stays as it is written.
+        string Expand(string path) => VariablePattern().Replace(
+            path == "~" || path.StartsWith("~/", StringComparison.Ordinal) ? Path.Join(UserFolder(), path[1..]) : path,
+            found => Value(found.Groups["name"].Value) ?? found.Value);
 
         string UserFolder() => Value("HOME") ?? Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
     }
+
+    [GeneratedRegex(@"\$(?:(?<name>[A-Za-z0-9_]+)|\{(?<name>[^}]*)\})")]
+    private static partial Regex VariablePattern();
 
     private static string? ReadToken(string path) => File.Exists(path) ? Clean(File.ReadAllText(path)) : null;
 

@@ -30,7 +30,9 @@ public static class TokenizerLoader
 
         if (Converted(folder, roles) is not { } converted)
         {
-            throw new MalformedFileException(folder, $"there is no tokenizer here. Expected {Expected}.");
+            throw new MalformedFileException(folder, Directory.Exists(folder)
+                ? $"there is no tokenizer here. Expected {Expected}."
+                : $"there is no such folder. Expected a model folder with {Expected}, or a .gguf file.");
         }
 
         return Build(TokenizerJson.Read(System.Text.Encoding.UTF8.GetBytes(converted.Json.ToJsonString()), converted.Source), roles with { Special = converted.Special });

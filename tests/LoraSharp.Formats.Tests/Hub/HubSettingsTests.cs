@@ -48,6 +48,13 @@ public class HubSettingsTests
         Assert.Equal("/hf/hub", From(("HF_HOME", "/hf"), ("XDG_CACHE_HOME", "/x")).CacheFolder);
         Assert.Equal("/c", From(("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/c")).CacheFolder);
         Assert.Equal("/home/u/c", From(("HOME", "/home/u"), ("HF_HUB_CACHE", "~/c")).CacheFolder);
+        Assert.Equal("/home/u/c/hub", From(("HOME", "/home/u"), ("HF_HOME", "$HOME/c")).CacheFolder);
+        Assert.Equal("/home/u/c", From(("HOME", "/home/u"), ("HF_HUB_CACHE", "${HOME}/c")).CacheFolder);
+        Assert.Equal("/$NONE/c", From(("HF_HUB_CACHE", "/$NONE/c")).CacheFolder);
+        // What transformers 4 was told still finds its models; huggingface_hub's own variables come first.
+        Assert.Equal("/t", From(("TRANSFORMERS_CACHE", "/t"), ("XDG_CACHE_HOME", "/x")).CacheFolder);
+        Assert.Equal("/hf/hub", From(("TRANSFORMERS_CACHE", "/t"), ("HF_HOME", "/hf")).CacheFolder);
+        Assert.Equal("/c", From(("TRANSFORMERS_CACHE", "/t"), ("HF_HUB_CACHE", "/c")).CacheFolder);
         Assert.Equal("https://mirror.example/", From(("HF_ENDPOINT", "https://mirror.example/")).Endpoint.AbsoluteUri);
         Assert.True(From(("HF_HUB_OFFLINE", "1")).Offline);
         Assert.True(From(("TRANSFORMERS_OFFLINE", "true")).Offline);
