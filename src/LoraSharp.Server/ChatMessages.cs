@@ -1,5 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using LoraSharp.Formats.HuggingFace;
 
 namespace LoraSharp.Server;
 
@@ -62,7 +63,7 @@ internal static class ChatMessages
             {
                 try
                 {
-                    function["arguments"] = text.Length == 0 ? new JsonObject() : JsonNode.Parse(text, documentOptions: new JsonDocumentOptions { AllowDuplicateProperties = false }) as JsonObject ?? function["arguments"]!.DeepClone();
+                    function["arguments"] = text.Length == 0 ? new JsonObject() : StrictJson.Parse(text) as JsonObject ?? function["arguments"]!.DeepClone();
                 }
                 catch (JsonException)
                 {

@@ -3,6 +3,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Chat;
+using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Tokenization;
 using LoraSharp.Inference;
 using LoraSharp.Inference.Constraints;
@@ -84,7 +85,7 @@ internal static class GenerateCommand
 
         try
         {
-            return JsonNode.Parse(File.ReadAllText(path)) ?? throw new MalformedFileException(path, "expected a JSON schema, found null.");
+            return StrictJson.Parse(File.ReadAllText(path)) ?? throw new MalformedFileException(path, "expected a JSON schema, found null.");
         }
         catch (JsonException error)
         {

@@ -7,6 +7,7 @@ using LoraSharp.Formats;
 using LoraSharp.Formats.Chat;
 using LoraSharp.Formats.Gguf;
 using LoraSharp.Formats.Hub;
+using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Formats.Tokenization;
 
 namespace LoraSharp.Cli.Commands;
@@ -58,7 +59,7 @@ internal static class TokenizeCommand
     {
         try
         {
-            return JsonNode.Parse(line) as JsonObject ?? throw new MalformedFileException(file, $"line {number} is no JSON object.");
+            return StrictJson.Parse(line) as JsonObject ?? throw new MalformedFileException(file, $"line {number} is no JSON object.");
         }
         catch (JsonException error)
         {

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using LoraSharp.Formats.HuggingFace;
 
 namespace LoraSharp.Formats.Datasets;
 
@@ -128,7 +129,7 @@ internal static class ConversationParser
         {
             try
             {
-                node = JsonNode.Parse(text, documentOptions: new JsonDocumentOptions { AllowDuplicateProperties = false });
+                node = StrictJson.Parse(text);
             }
             catch (JsonException)
             {
@@ -161,7 +162,7 @@ internal static class ConversationParser
         {
             try
             {
-                return JsonNode.Parse(text, documentOptions: new JsonDocumentOptions { AllowDuplicateProperties = false }) ?? new JsonObject();
+                return StrictJson.Parse(text) ?? new JsonObject();
             }
             catch (JsonException)
             {
@@ -209,7 +210,7 @@ internal static class ConversationParser
         {
             try
             {
-                tools = string.IsNullOrWhiteSpace(text) ? null : JsonNode.Parse(text, documentOptions: new JsonDocumentOptions { AllowDuplicateProperties = false });
+                tools = string.IsNullOrWhiteSpace(text) ? null : StrictJson.Parse(text);
             }
             catch (JsonException error)
             {

@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using LoraSharp.Formats.HuggingFace;
 
 namespace LoraSharp.Formats.Datasets;
 
@@ -171,7 +172,7 @@ public static class DatasetReader
         JsonNode? node;
         try
         {
-            node = JsonNode.Parse(text, documentOptions: new JsonDocumentOptions { AllowDuplicateProperties = false });
+            node = StrictJson.Parse(text);
         }
         catch (JsonException error)
         {

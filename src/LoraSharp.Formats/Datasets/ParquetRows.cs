@@ -15,6 +15,7 @@ internal static class ParquetRows
         using Stream file = Seekable(path, stream);
         int groups = Try(path, () =>
         {
+            ParquetFooter.Check(file);
             ParquetReader reader = ParquetReader.CreateAsync(file, leaveStreamOpen: true).GetAwaiter().GetResult();
             int count = reader.RowGroupCount;
             reader.DisposeAsync().AsTask().GetAwaiter().GetResult();
@@ -50,7 +51,7 @@ internal static class ParquetRows
         {
             return read();
         }
-        catch (Exception error) when (error is not OutOfMemoryException and not LoraSharpException)
+        catch (Exception error) when (error is not LoraSharpException)
         {
             throw new MalformedFileException(path, $"cannot be read as Parquet: {error.Message}", error);
         }

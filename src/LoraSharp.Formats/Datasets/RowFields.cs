@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using LoraSharp.Formats.HuggingFace;
 
 namespace LoraSharp.Formats.Datasets;
 
@@ -93,7 +94,7 @@ internal sealed class RowFields(DatasetRow row, RowSchema schema, RowOrigin? det
 
         try
         {
-            JsonNode? node = JsonNode.Parse(json, documentOptions: new JsonDocumentOptions { AllowDuplicateProperties = false });
+            JsonNode? node = StrictJson.Parse(json);
             return (schema.Format == DatasetFormat.Tokenized ? node is JsonArray : IsMessage(node) || (node is JsonArray { Count: > 0 } list && list.All(IsMessage))) ? node : value;
         }
         catch (JsonException)

@@ -1,6 +1,7 @@
 using System.Net;
 using System.Net.Http.Headers;
 using System.Text.Json.Nodes;
+using LoraSharp.Formats.HuggingFace;
 using Polly;
 using Polly.Retry;
 
@@ -120,7 +121,7 @@ internal sealed class HubHttp : IDisposable
         string text = await response.Content.ReadAsStringAsync(cancellation);
         try
         {
-            return JsonNode.Parse(text) as JsonObject ?? throw Malformed(null);
+            return StrictJson.Parse(text) as JsonObject ?? throw Malformed(null);
         }
         catch (System.Text.Json.JsonException error)
         {
@@ -179,7 +180,7 @@ internal sealed class HubHttp : IDisposable
         string text = await response.Content.ReadAsStringAsync(cancellation);
         try
         {
-            return JsonNode.Parse(text)?["error"]?.ToString() ?? string.Empty;
+            return StrictJson.Parse(text)?["error"]?.ToString() ?? string.Empty;
         }
         catch (Exception error) when (error is System.Text.Json.JsonException or InvalidOperationException)
         {

@@ -12,7 +12,7 @@ public static class JsonFile
     {
         try
         {
-            return JsonNode.Parse(File.ReadAllBytes(path)) as JsonObject
+            return StrictJson.Parse(File.ReadAllBytes(path)) as JsonObject
                 ?? throw new MalformedFileException(path, "expected a JSON object.");
         }
         catch (JsonException error)

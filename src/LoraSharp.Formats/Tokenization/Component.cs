@@ -100,9 +100,10 @@ internal sealed class Component
         };
     }
 
-    public TemplatePiece TokenPair(string name) => _json[name] is JsonArray { Count: 2 } pair
-        ? new TemplatePiece(-1, [(int)pair[1]!], [(string)pair[0]!])
-        : throw Fault($"has no [token, id] \"{name}\"");
+    public TemplatePiece TokenPair(string name) =>
+        _json[name] is JsonArray { Count: 2 } pair && pair[0] is JsonValue text && text.TryGetValue(out string? token) && pair[1] is JsonValue number && number.TryGetValue(out int id)
+            ? new TemplatePiece(-1, [id], [token])
+            : throw Fault($"has no [token, id] \"{name}\"");
 
     /// <summary>A template for so many texts. The one for pairs may be missing: only a sequence of templates needs it.</summary>
     public List<TemplatePiece> Template(string name, int texts)
@@ -129,8 +130,9 @@ internal sealed class Component
     {
         string content = (string?)entry?["SpecialToken"]?["id"] ?? throw Fault($"has an entry of \"{name}\" that is neither Sequence nor SpecialToken");
         JsonObject token = special[content] as JsonObject ?? throw Fault($"uses '{content}', which \"special_tokens\" lacks");
-        int[] ids = [.. token["ids"]!.AsArray().Select(id => (int)id!)];
-        string[] tokens = [.. (token["tokens"] as JsonArray ?? []).Select(text => (string)text!)];
+        int[] ids = [.. (token["ids"] as JsonArray ?? throw Fault($"has no list of ids for '{content}'"))
+            .Select(node => node is JsonValue number && number.TryGetValue(out int id) ? id : throw Fault($"has an id of '{content}' that is no whole number"))];
+        string[] tokens = [.. (token["tokens"] as JsonArray ?? []).Select(text => (string?)text ?? content)];
         return new TemplatePiece(-1, ids, tokens.Length == ids.Length ? tokens : [.. ids.Select(_ => content)]);
     }
 

@@ -25,7 +25,7 @@ internal static class TokenizerJson
         {
             return ReadParts(utf8, source);
         }
-        catch (Exception error) when (error is JsonException or FormatException or InvalidOperationException or KeyNotFoundException or OverflowException)
+        catch (Exception error) when (error is JsonException or FormatException or InvalidOperationException or KeyNotFoundException or OverflowException or ArgumentException)
         {
             throw new MalformedFileException(source, $"is not a valid tokenizer.json: {error.Message}", error);
         }
@@ -93,9 +93,14 @@ internal static class TokenizerJson
         var tokens = new List<AddedToken>();
         foreach (JsonNode? entry in node?.AsArray() ?? [])
         {
-            JsonObject token = entry!.AsObject();
+            if (entry is not JsonObject token || token["content"] is not JsonValue text || !text.TryGetValue(out string? content)
+                || token["id"] is not JsonValue number || !number.TryGetValue(out int id) || id < 0)
+            {
+                throw new FormatException($"entry {tokens.Count} of \"added_tokens\" is {entry?.ToJsonString() ?? "null"}; expected an object with \"id\" and \"content\"");
+            }
+
             bool special = Flag(token, "special", false);
-            tokens.Add(new AddedToken((int)token["id"]!, (string)token["content"]!)
+            tokens.Add(new AddedToken(id, content)
             {
                 Special = special,
                 Normalized = Flag(token, "normalized", !special),

@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using LoraSharp.Formats;
+using LoraSharp.Formats.HuggingFace;
 using LoraSharp.Tensors;
 using LoraSharp.Tensors.Interop;
 using static TorchSharp.torch;
@@ -141,7 +142,7 @@ internal sealed unsafe class FourBitTensors
         try
         {
             // It is a few hundred bytes; a hostile size is not read.
-            if (data.Info is { Type: ElementType.U8, ByteCount: <= 65536 } && JsonNode.Parse(data.Slice(0, (int)data.Info.ByteCount)) is JsonObject state)
+            if (data.Info is { Type: ElementType.U8, ByteCount: <= 65536 } && StrictJson.Parse(data.Slice(0, (int)data.Info.ByteCount)) is JsonObject state)
             {
                 return state;
             }
