@@ -13,6 +13,8 @@ public sealed class CausalLanguageModel : IDisposable
 {
     private readonly EmbeddingLayer _embedding;
     private readonly EmbeddingLayer? _positions;
+    private readonly LinearLayer? _projectIn;
+    private readonly LinearLayer? _projectOut;
     private readonly DecoderLayer[] _layers;
     private readonly NormLayer? _finalNorm;
     private readonly LinearLayer _head;
@@ -24,14 +26,21 @@ public sealed class CausalLanguageModel : IDisposable
         DType = weights.DType;
         Device = weights.Device;
         DecoderNames names = config.Names;
-        _embedding = factory.CreateEmbedding(new(names.Embedding, config.VocabularySize, config.HiddenSize), weights);
+        int width = config.EmbeddingSize ?? config.HiddenSize;
+        _embedding = factory.CreateEmbedding(new(names.Embedding, config.VocabularySize, width), weights);
         _positions = names.Positions is { } positions
             ? factory.CreateEmbedding(new(positions, config.Positions!.Count + config.Positions.Offset, config.HiddenSize), weights)
             : null;
+        if (config.EmbeddingSize is not null)
+        {
+            _projectOut = factory.CreateLinear(new(names.ProjectOut, config.HiddenSize, width, false), weights);
+            _projectIn = factory.CreateLinear(new(names.ProjectIn, width, config.HiddenSize, false), weights);
+        }
+
         _layers = [.. Enumerable.Range(0, config.Layers.Count).Select(i => new DecoderLayer(config, i, factory, weights))];
         _finalNorm = names.FinalNorm is { } norm ? new(config.Norm, norm, config.HiddenSize, factory, weights) : null;
         _head = factory.CreateLinear(
-            new(names.Head, config.HiddenSize, config.VocabularySize, config.HeadBias) { IsOutputHead = true, TiedTo = tieHead ? names.Embedding + ".weight" : null },
+            new(names.Head, width, config.VocabularySize, config.HeadBias) { IsOutputHead = true, TiedTo = tieHead ? names.Embedding + ".weight" : null },
             weights);
         _ropes = [.. config.Layers.Select(l => l.Rope).OfType<RopeSpec>().Distinct()];
         IsTied = tieHead;
@@ -62,7 +71,7 @@ public sealed class CausalLanguageModel : IDisposable
     public LinearLayer Head => _head;
 
     /// <summary>Every linear layer in the order of the state dict, the output projection last.</summary>
-    public IReadOnlyList<LinearLayer> Linears => [.. _layers.SelectMany(l => l.Linears), _head];
+    public IReadOnlyList<LinearLayer> Linears => [.. Projections, .. _layers.SelectMany(l => l.Linears), _head];
 
     /// <summary>The token table and, where there is one, the position table.</summary>
     public IReadOnlyList<EmbeddingLayer> Embeddings => _positions is null ? [_embedding] : [_embedding, _positions];
@@ -71,6 +80,7 @@ public sealed class CausalLanguageModel : IDisposable
     public IEnumerable<NamedTensor> Parameters =>
     [
         .. Embeddings.SelectMany(e => e.Parameters),
+        .. Projections.SelectMany(p => p.Parameters),
         .. _layers.SelectMany(l => l.Linears.SelectMany(p => p.Parameters).Concat(l.OwnParameters)),
         .. _finalNorm?.Parameters ?? [],
         .. _head.Parameters,
@@ -146,6 +156,8 @@ public sealed class CausalLanguageModel : IDisposable
             x = x * tensor((float)Config.EmbeddingScale, x.device).to(x.dtype);
         }
 
+        x = _projectIn?.Forward(x) ?? x;
+
         if (_positions is not null)
         {
             x = x + _positions.Forward(pass.Positions + Config.Positions!.Offset);
@@ -158,11 +170,21 @@ public sealed class CausalLanguageModel : IDisposable
     public Tensor RunLayer(int layer, Tensor hidden, DecoderPass pass)
     {
         ArgumentNullException.ThrowIfNull(pass);
-        return _layers[layer].Forward(hidden, Config.Layers[layer].Rope is { } rope ? pass.Angles[rope] : null, pass.Attention);
+        return _layers[layer].Forward(hidden, Config.Layers[layer].Rope is { } rope ? pass.Angles[rope] : null, pass.Positions, pass.Attention);
     }
 
-    /// <summary>The final norm: [b, s, d] → a new tensor [b, s, d].</summary>
-    public Tensor Normalize(Tensor hidden) => _finalNorm?.Forward(hidden) ?? hidden.alias();
+    /// <summary>The final norm, and the projection to the token table's width where that is another: [b, s, d] → a new tensor that the output projection reads.</summary>
+    public Tensor Normalize(Tensor hidden)
+    {
+        ArgumentNullException.ThrowIfNull(hidden);
+        if (_projectOut is null)
+        {
+            return _finalNorm?.Forward(hidden) ?? hidden.alias();
+        }
+
+        using var scope = NewDisposeScope();
+        return _projectOut.Forward(_finalNorm?.Forward(hidden) ?? hidden).MoveToOuterDisposeScope();
+    }
 
     /// <summary>
     /// The positions transformers gives the tokens of a batch of which only the mask is known: 0, 1, 2, ... by column, or
@@ -200,9 +222,13 @@ public sealed class CausalLanguageModel : IDisposable
             layer.Dispose();
         }
 
+        _projectIn?.Dispose();
+        _projectOut?.Dispose();
         _finalNorm?.Dispose();
         _head.Dispose();
     }
+
+    private IEnumerable<LinearLayer> Projections => _projectIn is null ? [] : [_projectOut!, _projectIn];
 
     private static long Longest(Tensor positions)
     {

@@ -14,18 +14,20 @@ internal sealed class ConfigReader
     private readonly JsonObject _json;
     private readonly string _location;
     private readonly IReadOnlyDictionary<string, string> _aliases;
+    private readonly IReadOnlyDictionary<string, double> _defaults;
     private readonly HashSet<string> _read = new(StringComparer.Ordinal) { "model_type" };
     private readonly List<string> _faults = [];
 
     /// <summary>Creates a reader.</summary>
     /// <param name="json">The configuration.</param>
     /// <param name="location">Where it comes from, for messages.</param>
-    /// <param name="aliases">The family's own names of common keys, e.g. <c>hidden_size</c> → <c>n_embd</c>.</param>
-    public ConfigReader(JsonObject json, string location, IReadOnlyDictionary<string, string> aliases)
+    /// <param name="family">Its own names of common keys, e.g. <c>hidden_size</c> → <c>n_embd</c>, and what keys are when they are missing.</param>
+    public ConfigReader(JsonObject json, string location, DecoderFamily family)
     {
         _json = json;
         _location = location;
-        _aliases = aliases;
+        _aliases = family.Aliases;
+        _defaults = family.Defaults;
     }
 
     /// <summary>Whether the key is there with something else than null.</summary>
@@ -38,7 +40,9 @@ internal sealed class ConfigReader
         string name = _aliases.GetValueOrDefault(key, key);
         _read.Add(name);
         _read.Add(key);
-        return _json[name] ?? _json[key];
+        return _json.ContainsKey(name) || _json.ContainsKey(key) ? _json[name] ?? _json[key]
+            : _defaults.TryGetValue(key, out double value) ? JsonValue.Create(value)
+            : null;
     }
 
     /// <summary>A whole number above zero that must be there.</summary>
@@ -141,8 +145,14 @@ internal sealed class ConfigReader
         return null;
     }
 
-    /// <summary>Passes over a key of this very name, which repeats what others say.</summary>
-    public void Skip(string key) => _read.Add(key);
+    /// <summary>Passes over keys of these very names, which repeat what others say, or which transformers' class of the family does not read, though checkpoints have them.</summary>
+    public void Skip(params ReadOnlySpan<string> keys)
+    {
+        foreach (string key in keys)
+        {
+            _read.Add(key);
+        }
+    }
 
     /// <summary>Records a fault found by the family.</summary>
     public void Fault(string message) => _faults.Add(message);

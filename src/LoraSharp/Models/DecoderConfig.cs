@@ -42,6 +42,12 @@ public sealed record DecoderConfig
     /// <summary>Attention and feed-forward read the same input and are added together.</summary>
     public bool Parallel { get; init; }
 
+    /// <summary>Whether the block's norms take what the residual stream is after an addition, not what is added or read (opt-350m).</summary>
+    public bool NormsAfterResidual { get; init; }
+
+    /// <summary>Width of the token table and of what <c>lm_head</c> reads, where it is not d: two projections lie between (opt-350m); null for d.</summary>
+    public int? EmbeddingSize { get; init; }
+
     /// <summary>Factor on the embedded tokens (√d in Gemma).</summary>
     public double EmbeddingScale { get; init; } = 1;
 
@@ -107,6 +113,9 @@ public enum QueryKeyNorm
 
     /// <summary>Over all heads' values together (OLMo 2).</summary>
     Full,
+
+    /// <summary>A layer norm without bias over each head's e values, each head with a weight of its own (StableLM 2 12B).</summary>
+    EachHead,
 }
 
 /// <summary>Attention of all layers.</summary>
@@ -135,6 +144,15 @@ public sealed record AttentionConfig
 
     /// <summary>Norm of q and k.</summary>
     public QueryKeyNorm QueryKeyNorm { get; init; }
+
+    /// <summary>Names of these norms below attention.</summary>
+    public (string Query, string Key) QueryKeyNames { get; init; } = ("q_norm", "k_norm");
+
+    /// <summary>Whether a key's position, times a slope for each head, is added to q·kᵀ before the scale (ALiBi, Press et al. 2021; Falcon-RW).</summary>
+    public bool Alibi { get; init; }
+
+    /// <summary>Values a head of k that attention sees: e, and with <see cref="Alibi"/> one more for each query head of a group.</summary>
+    public int KeySize => Alibi ? HeadSize + (Heads / KeyValueHeads) : HeadSize;
 
     /// <summary>How q, k, v are stored.</summary>
     public QkvLayout Layout { get; init; }

@@ -6,20 +6,13 @@ namespace LoraSharp.Models;
 /// <content>Switches that need more than a row.</content>
 public static partial class DecoderFamilies
 {
-    private static DecoderConfig RefineGemma(ConfigReader r, DecoderConfig config, string? olderActivationKey)
+    private static DecoderConfig RefineGemma(ConfigReader r, DecoderConfig config)
     {
         r.Unsupported("use_bidirectional_attention", false);
-        FeedForwardConfig feedForward = config.FeedForward;
-        if (olderActivationKey is not null)
-        {
-            // The first Gemma's config.json says "gelu" and meant the tanh form, which 'hidden_activation' states since.
-            feedForward = feedForward with { Activation = ReadActivation(r, r.Has("hidden_activation") ? "hidden_activation" : olderActivationKey, "gelu_pytorch_tanh") };
-        }
-
+        r.Skip("hidden_act", "sliding_window_size");
         double scale = r.NumberOrNull("query_pre_attn_scalar") is { } scalar ? 1 / Math.Sqrt(scalar) : config.Attention.Scale;
         return config with
         {
-            FeedForward = feedForward,
             EmbeddingScale = Math.Sqrt(config.HiddenSize),
             LogitSoftCap = r.NumberOrNull("final_logit_softcapping"),
             Attention = config.Attention with { Scale = scale, SoftCap = r.NumberOrNull("attn_logit_softcapping") },
@@ -33,6 +26,14 @@ public static partial class DecoderFamilies
         LogitScale = 1 / r.Number("logits_scaling", 1),
         Attention = config.Attention with { Scale = r.Number("attention_multiplier", 1) },
     };
+
+    private static DecoderConfig RefinePhi3(ConfigReader r, DecoderConfig config)
+    {
+        // Phi-4-mini states what its own code could do besides; transformers' class has no such switches.
+        r.Unsupported("full_attn_mod", 1);
+        r.Unsupported("interpolate_factor", 1);
+        return config;
+    }
 
     private static DecoderConfig RefineGpt2(ConfigReader r, DecoderConfig config)
     {
@@ -51,13 +52,16 @@ public static partial class DecoderFamilies
 
     private static DecoderConfig RefineOpt(ConfigReader r, DecoderConfig config)
     {
-        r.Unsupported("do_layer_norm_before", true, "norms after the residual, as in opt-350m");
+        // opt-350m has its norms after the residual, no last one, and an embedding half as wide.
+        bool before = r.Flag("do_layer_norm_before", true);
+        bool noFinalNorm = r.Flag("_remove_final_layer_norm", false) || !before;
+        int embedding = r.Int("word_embed_proj_dim", config.HiddenSize);
         r.Unsupported("layer_norm_elementwise_affine", true);
-        r.Unsupported("word_embed_proj_dim", JsonValue.Create(config.HiddenSize), "an embedding of another width");
-        bool noFinalNorm = r.Flag("_remove_final_layer_norm", false);
         return config with
         {
             Positions = new(config.MaxPositions, 2, CountsRealTokens: true),
+            NormsAfterResidual = !before,
+            EmbeddingSize = embedding == config.HiddenSize ? null : embedding,
             Names = noFinalNorm ? config.Names with { FinalNorm = null } : config.Names,
         };
     }
@@ -65,7 +69,7 @@ public static partial class DecoderFamilies
     // Three generations: falcon-rw (heads of [q, k, v]), falcon-7b (one key/value head), falcon-40b ("new": groups, two norms).
     private static DecoderConfig RefineFalcon(ConfigReader r, DecoderConfig config)
     {
-        r.Unsupported("alibi", false, "ALiBi positions");
+        bool alibi = r.Flag("alibi", false);
         bool grouped = r.Flag("new_decoder_architecture", false);
         bool multiQuery = r.Flag("multi_query", true);
         bool parallel = r.Flag("parallel_attn", true) || grouped;
@@ -74,8 +78,10 @@ public static partial class DecoderFamilies
         return config with
         {
             Parallel = parallel,
+            Layers = alibi ? [.. config.Layers.Select(l => l with { Rope = null })] : config.Layers,
             Attention = config.Attention with
             {
+                Alibi = alibi,
                 KeyValueHeads = keyValueHeads,
                 Layout = grouped || !multiQuery ? QkvLayout.Grouped : QkvLayout.Concatenated,
             },
@@ -109,7 +115,11 @@ public static partial class DecoderFamilies
 
     private static DecoderConfig RefineDeepSeek(ConfigReader r, DecoderConfig config)
     {
-        r.Unsupported("rope_interleave", true, "rotated halves");
+        if (!r.Flag("rope_interleave", true))
+        {
+            config = config with { Layers = [.. config.Layers.Select(l => l with { Rope = l.Rope! with { Interleaved = false } })] };
+        }
+
         r.Unsupported("scoring_func", "sigmoid");
         r.Unsupported("topk_method", "noaux_tc");
         r.Unsupported("moe_layer_freq", 1);
@@ -122,11 +132,11 @@ public static partial class DecoderFamilies
             r.Int("v_head_dim"));
         r.Skip("qk_head_dim");
         int expertSize = r.Int("moe_intermediate_size");
-        int firstSparse = r.Int("first_k_dense_replace", 0);
+        int firstSparse = r.Int("first_k_dense_replace", 3);
 
         // YaRN's temperature goes into the scale twice, once for q and once for k.
         double scale = 1 / Math.Sqrt(latent.NopeSize + latent.RopeSize);
-        if ((r.Find("rope_parameters") ?? r.Find("rope_scaling")) is JsonObject rope && rope["mscale_all_dim"] is JsonValue all && config.Layers.Count > 0 && config.Layers[0].Rope is { Scaling: not RopeScaling.Default } spec)
+        if ((r.Find("rope_scaling") is JsonObject { Count: > 0 } older ? older : r.Find("rope_parameters")) is JsonObject rope && rope["mscale_all_dim"] is JsonValue all && config.Layers.Count > 0 && config.Layers[0].Rope is { Scaling: not RopeScaling.Default } spec)
         {
             double temperature = RopeReader.YarnTemperature(spec.Factor, all.GetValue<double>());
             scale *= temperature * temperature;

@@ -14,11 +14,24 @@ public static partial class DecoderFamilies
             AttentionBias = new(false, "attention_bias"),
             FeedForwardBias = new(false, "mlp_bias"),
         };
-        yield return new("mistral") { LayerType = EveryLayerSlides, ReadsLayerTypes = false };
-        yield return new("qwen2") { QkvBias = new(true), LayerType = SlidesFromLayer };
+        yield return new("mistral") { Defaults = Window(4096), LayerType = EveryLayerSlides, ReadsLayerTypes = false };
+        yield return new("qwen2")
+        {
+            Defaults = Window(4096),
+            QkvBias = new(true),
+            LayerType = SlidesFromLayer,
+
+            // The models of a million tokens: only a serving engine of their makers reads it.
+            Refine = (r, c) =>
+            {
+                r.Skip("dual_chunk_attention_config");
+                return c;
+            },
+        };
         yield return new("qwen3")
         {
             AttentionBias = new(false, "attention_bias"),
+            Defaults = Window(4096),
             QueryKeyNorm = QueryKeyNorm.PerHead,
             LayerType = SlidesFromLayer,
         };
@@ -28,7 +41,12 @@ public static partial class DecoderFamilies
             Activation = "gelu_pytorch_tanh",
             Tied = true,
             AttentionBias = new(false, "attention_bias"),
-            Refine = (r, c) => RefineGemma(r, c, "hidden_act"),
+            Refine = (r, c) =>
+            {
+                // The first files say one thing in the older key and another in this one; transformers reads the older.
+                r.Skip("hidden_activation");
+                return RefineGemma(r, c);
+            },
         };
         yield return new("gemma2")
         {
@@ -37,9 +55,10 @@ public static partial class DecoderFamilies
             ActivationKey = "hidden_activation",
             Activation = "gelu_pytorch_tanh",
             Tied = true,
+            Defaults = new Dictionary<string, double> { ["sliding_window"] = 4096, ["query_pre_attn_scalar"] = 256, ["attn_logit_softcapping"] = 50, ["final_logit_softcapping"] = 30 },
             AttentionBias = new(false, "attention_bias"),
             LayerType = (_, layer) => layer % 2 == 0 ? LayerTypes.Sliding : LayerTypes.Full,
-            Refine = (r, c) => RefineGemma(r, c, null),
+            Refine = RefineGemma,
         };
         yield return new("gemma3_text")
         {
@@ -48,13 +67,14 @@ public static partial class DecoderFamilies
             ActivationKey = "hidden_activation",
             Activation = "gelu_pytorch_tanh",
             Tied = true,
+            Defaults = new Dictionary<string, double> { ["sliding_window"] = 4096, ["query_pre_attn_scalar"] = 256 },
             AttentionBias = new(false, "attention_bias"),
             QueryKeyNorm = QueryKeyNorm.PerHead,
             Theta = 1_000_000,
             LocalTheta = 10_000,
             StretchesFullAttentionOnly = true,
             LayerType = (r, layer) => FullEvery(r, layer, 6),
-            Refine = (r, c) => RefineGemma(r, c, null),
+            Refine = RefineGemma,
         };
         yield return new("phi")
         {
@@ -68,7 +88,11 @@ public static partial class DecoderFamilies
             PartialRotary = 0.5,
             Refine = (r, c) =>
             {
-                r.Unsupported("qk_layernorm", false);
+                if (r.Flag("qk_layernorm", false))
+                {
+                    c = c with { Attention = c.Attention with { QueryKeyNorm = QueryKeyNorm.PerHead, QueryKeyNames = ("q_layernorm", "k_layernorm") } };
+                }
+
                 return c with { Parallel = true, HeadBias = true };
             },
         };
@@ -79,6 +103,8 @@ public static partial class DecoderFamilies
             Layout = QkvLayout.Concatenated,
             LayerType = EveryLayerSlides,
             ReadsLayerTypes = false,
+            PartialRotary = 1,
+            Refine = RefinePhi3,
         };
         yield return new("olmo")
         {
@@ -103,6 +129,7 @@ public static partial class DecoderFamilies
             Names = OutputNormNames,
             AttentionBias = new(false, "attention_bias"),
             QueryKeyNorm = QueryKeyNorm.Full,
+            Defaults = Window(4096),
             StretchesFullAttentionOnly = true,
             LayerType = (r, layer) => FullEvery(r, layer, 4),
         };
@@ -199,6 +226,11 @@ public static partial class DecoderFamilies
             Tied = true,
             LayerType = EveryLayerSlides,
             ReadsLayerTypes = false,
+            Refine = (r, c) =>
+            {
+                r.Skip("attention_softmax_in_fp32", "layer_norm_epsilon", "mlp_type", "norm_type", "scale_attention_softmax_in_fp32", "scale_attn_weights");
+                return c;
+            },
         };
         yield return new("stablelm")
         {
@@ -209,7 +241,12 @@ public static partial class DecoderFamilies
             PartialRotary = 0.25,
             Refine = (r, c) =>
             {
-                r.Unsupported("qk_layernorm", false);
+                r.Skip("rotary_scaling_factor", "rope_pct", "norm_eps");
+                if (r.Flag("qk_layernorm", false))
+                {
+                    c = c with { Attention = c.Attention with { QueryKeyNorm = QueryKeyNorm.EachHead, QueryKeyNames = ("q_layernorm", "k_layernorm") } };
+                }
+
                 return r.Flag("use_parallel_residual", false) ? c with { Parallel = true, Names = c.Names with { FeedForwardNorm = null } } : c;
             },
         };
@@ -221,11 +258,14 @@ public static partial class DecoderFamilies
             Epsilon = 1e-5,
             AttentionBias = new(false, "attention_bias"),
             Tied = true,
+            Defaults = Window(4096),
             InterleavedRope = true,
             LayerType = (r, layer) => FullEvery(r, layer, 4),
             Refine = (r, c) =>
             {
                 r.Unsupported("use_qk_norm", false);
+                r.Skip("layer_switch", "order_of_interleaved_layers", "position_embedding_type", "rotary_pct", "use_embedding_sharing");
+                r.Skip("use_gated_activation", "use_parallel_block", "use_parallel_embedding");
                 return c with
                 {
                     Parallel = true,
@@ -253,6 +293,7 @@ public static partial class DecoderFamilies
             Names = OutputNormNames,
             Epsilon = 1e-5,
             QueryKeyNorm = QueryKeyNorm.PerHead,
+            Defaults = Window(4096),
             LayerType = ExaoneType,
             Refine = (r, c) => r.Has("sliding_window")
                 ? c with { Layers = [.. c.Layers.Select(l => l.Window is null ? l with { Rope = null } : l)] }
@@ -372,6 +413,7 @@ public static partial class DecoderFamilies
         {
             AttentionBias = new(false, "attention_bias"),
             QueryKeyNorm = QueryKeyNorm.PerHead,
+            Defaults = Window(4096),
             ReadsLayerTypes = false,
             LayerType = (r, layer) => r.Flag("use_sliding_window", false) ? EveryLayerSlides(r, layer) : LayerTypes.Full,
             Refine = RefineQwenExperts,
@@ -411,6 +453,7 @@ public static partial class DecoderFamilies
             Norm = NormKind.RmsFloat32,
             Epsilon = 1e-5,
             AttentionBias = new(true, "attention_bias"),
+            Defaults = Window(128),
             Theta = 150_000,
             LayerType = (_, layer) => layer % 2 == 0 ? LayerTypes.Sliding : LayerTypes.Full,
             Refine = (r, c) => WithExperts(c with { Attention = c.Attention with { Sinks = true } }, new()
@@ -433,6 +476,8 @@ public static partial class DecoderFamilies
             Refine = RefineDeepSeek,
         };
     }
+
+    private static Dictionary<string, double> Window(double tokens) => new() { ["sliding_window"] = tokens };
 
     private static DecoderNames SandwichNames => new()
     {

@@ -27,7 +27,7 @@ public static partial class DecoderFamilies
             throw UnknownFamily(json, location, name, _ => 0);
         }
 
-        var reader = new ConfigReader(json, location, family.Aliases);
+        var reader = new ConfigReader(json, location, family);
         DecoderConfig config = Resolve(reader, family);
         reader.ThrowIfFaulty(name);
         return config;
@@ -87,7 +87,12 @@ public static partial class DecoderFamilies
         {
             string byRule = family.LayerType?.Invoke(r, i) ?? LayerTypes.Full;
             string type = stated?[i]?.ToString() ?? byRule;
-            if (type is not (LayerTypes.Full or LayerTypes.Sliding))
+            if (type == LayerTypes.Sliding && family.LayerType is null)
+            {
+                r.Fault($"'layer_types[{i}]': \"{type}\" is not implemented for model type '{family.Name}', whose layers see everything");
+                type = LayerTypes.Full;
+            }
+            else if (type is not (LayerTypes.Full or LayerTypes.Sliding))
             {
                 r.Fault($"'layer_types[{i}]': \"{type}\" is not implemented; expected {LayerTypes.Full} or {LayerTypes.Sliding}");
                 type = LayerTypes.Full;
@@ -143,7 +148,7 @@ public static partial class DecoderFamilies
     {
         try
         {
-            var reader = new ConfigReader(json, string.Empty, family.Aliases);
+            var reader = new ConfigReader(json, string.Empty, family);
             DecoderConfig config = Resolve(reader, family);
             return reader.CountFaults() + tensorFaults(config);
         }

@@ -17,6 +17,12 @@ internal sealed record DecoderFamily(string Name)
     /// <summary>The family's own names of common keys.</summary>
     public IReadOnlyDictionary<string, string> Aliases { get; init; } = new Dictionary<string, string>();
 
+    /// <summary>
+    /// What a key is that is not there at all, where transformers' class of the family has a default and <c>null</c> means
+    /// something else (no window, no cap).
+    /// </summary>
+    public IReadOnlyDictionary<string, double> Defaults { get; init; } = new Dictionary<string, double>();
+
     /// <summary>Kind of all norms.</summary>
     public NormKind Norm { get; init; } = NormKind.Rms;
 
@@ -71,8 +77,8 @@ internal sealed record DecoderFamily(string Name)
     /// <summary>Whether <c>rope_scaling</c> leaves layers with a window alone.</summary>
     public bool StretchesFullAttentionOnly { get; init; }
 
-    /// <summary>Default of <c>partial_rotary_factor</c>.</summary>
-    public double PartialRotary { get; init; } = 1;
+    /// <summary>Default of <c>partial_rotary_factor</c>; null where transformers' class never reads the key and rotates whole heads.</summary>
+    public double? PartialRotary { get; init; }
 
     /// <summary>Whether rotated pairs are neighbours.</summary>
     public bool InterleavedRope { get; init; }

@@ -48,11 +48,17 @@ internal sealed class DecoderLayer : IDisposable
         new[] { _inputNorm, _attentionOutputNorm, _feedForwardNorm, _feedForwardOutputNorm }.Where(n => n is not null)!;
 
     /// <summary>x [b, s, d] → [b, s, d].</summary>
-    public Tensor Forward(Tensor x, RotaryAngles? angles, AttentionContext context)
+    public Tensor Forward(Tensor x, RotaryAngles? angles, Tensor positions, AttentionContext context)
     {
         using var scope = NewDisposeScope();
+        if (_config.NormsAfterResidual)
+        {
+            Tensor first = _inputNorm!.Forward(x + Attention.Forward(x, angles, positions, context));
+            return _feedForwardNorm!.Forward(first + FeedForward.Forward(first)).MoveToOuterDisposeScope();
+        }
+
         Tensor input = _inputNorm?.Forward(x) ?? x;
-        Tensor attended = Attention.Forward(input, angles, context);
+        Tensor attended = Attention.Forward(input, angles, positions, context);
         attended = Scaled(_attentionOutputNorm?.Forward(attended) ?? attended);
         if (_config.Parallel)
         {

@@ -15,6 +15,12 @@ public sealed record DecoderNames
     /// <summary>The position table, with the prefix; null for none.</summary>
     public string? Positions { get; init; }
 
+    /// <summary>From the token table's width to d, where it has another; with the prefix.</summary>
+    public string ProjectIn { get; init; } = "model.decoder.project_in";
+
+    /// <summary>From d to the token table's width, where it has another; with the prefix.</summary>
+    public string ProjectOut { get; init; } = "model.decoder.project_out";
+
     /// <summary>Path of the layers: <c>model.layers</c>.</summary>
     public string Layers { get; init; } = "model.layers";
 

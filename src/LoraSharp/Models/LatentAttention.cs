@@ -53,7 +53,7 @@ internal sealed class LatentAttention : AttentionLayer
 
     public override IEnumerable<NamedTensor> OwnParameters => [.. _queryNorm?.Parameters ?? [], .. _keyValueNorm.Parameters];
 
-    public override Tensor Forward(Tensor x, RotaryAngles? angles, AttentionContext context)
+    public override Tensor Forward(Tensor x, RotaryAngles? angles, Tensor positions, AttentionContext context)
     {
         using var scope = NewDisposeScope();
         long b = x.shape[0], s = x.shape[1];

@@ -32,13 +32,7 @@ public static class ModelLoader
         ITensorSource tensors = PrefixedTensors.Over(source.Tensors, config.Names);
         using var weights = new WeightReader(tensors, dtype, device);
         using var frozen = no_grad();
-        string head = config.Names.Head + ".weight";
-        bool tied = config.TieEmbeddings ?? !weights.Has(head);
-        if (tied)
-        {
-            weights.Ignore(head);
-        }
-
+        bool tied = IsTied(config, weights);
         var model = new CausalLanguageModel(config, tied, factory, weights);
         try
         {
@@ -58,15 +52,49 @@ public static class ModelLoader
         ITensorSource tensors = PrefixedTensors.Over(source.Tensors, config.Names);
         using var weights = new WeightReader(tensors, ScalarType.Float32, new Device(DeviceType.META));
         using var frozen = no_grad();
-        string head = config.Names.Head + ".weight";
-        bool tied = config.TieEmbeddings ?? !weights.Has(head);
-        if (tied)
-        {
-            weights.Ignore(head);
-        }
-
+        bool tied = IsTied(config, weights);
         using var model = new CausalLanguageModel(config, tied, new DenseLinearFactory(), weights);
         return weights.CountFaults(name => MayRemain(name, config));
+    }
+
+    // As transformers 5: a checkpoint that has both matrices, with different values, is not tied whatever its configuration says.
+    private static bool IsTied(DecoderConfig config, WeightReader weights)
+    {
+        string head = config.Names.Head + ".weight", embedding = config.Names.Embedding + ".weight";
+        if (!weights.Has(head))
+        {
+            return config.TieEmbeddings ?? true;
+        }
+
+        if (config.TieEmbeddings != true || (weights.Has(embedding) && !AreEqual(weights.Source, head, embedding)))
+        {
+            return false;
+        }
+
+        weights.Ignore(head);
+        return true;
+    }
+
+    private static bool AreEqual(ITensorSource source, string a, string b)
+    {
+        const int Piece = 1 << 20;
+        TensorInfo first = source.Tensors[a], second = source.Tensors[b];
+        if (first.Type != second.Type || !first.Shape.SequenceEqual(second.Shape))
+        {
+            return false;
+        }
+
+        TensorData left = source.Read(a), right = source.Read(b);
+        for (long at = 0; at < first.ByteCount; at += Piece)
+        {
+            int length = (int)Math.Min(Piece, first.ByteCount - at);
+            if (!left.Slice(at, length).SequenceEqual(right.Slice(at, length)))
+            {
+                return false;
+            }
+        }
+
+        return true;
     }
 
     private static bool MayRemain(string name, DecoderConfig config)

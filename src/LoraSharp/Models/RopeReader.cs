@@ -32,18 +32,21 @@ internal sealed class RopeReader
     /// <summary>The rotary positions of each layer type (<c>full_attention</c>, <c>sliding_attention</c>).</summary>
     public IReadOnlyDictionary<string, RopeSpec> Read()
     {
-        double partial = _reader.Number("partial_rotary_factor", _family.PartialRotary);
+        double partial = _reader.Number("partial_rotary_factor", _family.PartialRotary ?? 1);
         double theta = _reader.Number("rope_theta", _family.Theta);
         int? original = _reader.IntOrNull("original_max_position_embeddings");
         JsonObject? parameters = Object("rope_parameters");
         JsonObject? scaling = Object("rope_scaling");
         double? local = _reader.NumberOrNull("rope_local_base_freq");
-        JsonObject? full = parameters ?? scaling;
-        JsonObject? sliding = _family.StretchesFullAttentionOnly ? parameters : full;
+
+        // Where both are there, transformers takes the older one.
+        JsonObject? full = scaling is { Count: > 0 } ? scaling : parameters;
+        JsonObject? sliding = _family.StretchesFullAttentionOnly && scaling is { Count: > 0 } ? parameters : full;
         if (parameters is not null && parameters.ContainsKey("full_attention"))
         {
-            full = parameters["full_attention"] as JsonObject;
+            full = scaling is { Count: > 0 } ? scaling : parameters["full_attention"] as JsonObject;
             sliding = parameters["sliding_attention"] as JsonObject;
+            original = null;
         }
 
         return new Dictionary<string, RopeSpec>(StringComparer.Ordinal)
@@ -57,7 +60,7 @@ internal sealed class RopeReader
     {
         double Number(string key, double fallback) => json?[key] is JsonValue v && v.GetValueKind() == JsonValueKind.Number ? v.GetValue<double>() : fallback;
         bool Has(string key) => json?[key] is not null;
-        string type = (json?["rope_type"] ?? json?["type"])?.GetValue<string>() ?? "default";
+        string type = (json?["rope_type"] ?? json?["type"])?.ToString() ?? "default";
         if (json is not null)
         {
             foreach (string key in json.Select(p => p.Key).Where(k => !Known.Contains(k)))
@@ -76,18 +79,20 @@ internal sealed class RopeReader
             "longrope" or "su" => RopeScaling.LongRope,
             _ => Unknown(type),
         };
-        int dimensions = (int)(_headSize * Number("partial_rotary_factor", partial));
+        int dimensions = _family.PartialRotary is null ? _headSize : (int)(_headSize * Number("partial_rotary_factor", partial));
         var spec = new RopeSpec
         {
             Scaling = scaling,
             Theta = Number("rope_theta", theta),
             Dimensions = dimensions,
             Interleaved = _family.InterleavedRope,
-            OriginalMaxPositions = (int)Number("original_max_position_embeddings", original ?? _maxPositions),
+
+            // Beside the scaling it counts for more than in it.
+            OriginalMaxPositions = original ?? (int)Number("original_max_position_embeddings", _maxPositions),
             LowFrequencyFactor = Number("low_freq_factor", 1),
             HighFrequencyFactor = Number("high_freq_factor", 4),
-            BetaFast = Number("beta_fast", 32),
-            BetaSlow = Number("beta_slow", 1),
+            BetaFast = Number("beta_fast", 0) is > 0 and var fast ? fast : 32,
+            BetaSlow = Number("beta_slow", 0) is > 0 and var slow ? slow : 1,
             Truncate = json?["truncate"]?.GetValueKind() != JsonValueKind.False,
         };
         if (scaling != RopeScaling.Default && scaling is not (RopeScaling.LongRope or RopeScaling.Yarn) && !Has("factor"))

@@ -14,9 +14,10 @@ internal abstract class AttentionLayer : IDisposable
 
     /// <summary>x [b, s, d] → [b, s, d].</summary>
     /// <param name="x">The normed input.</param>
-    /// <param name="angles">Positions; null where the layer has none.</param>
+    /// <param name="angles">Rotary positions; null where the layer has none.</param>
+    /// <param name="positions">[b, s] or [1, s].</param>
     /// <param name="context">Who sees whom.</param>
-    public abstract Tensor Forward(Tensor x, RotaryAngles? angles, AttentionContext context);
+    public abstract Tensor Forward(Tensor x, RotaryAngles? angles, Tensor positions, AttentionContext context);
 
     /// <inheritdoc/>
     public void Dispose()
@@ -44,8 +45,9 @@ internal sealed class SelfAttention : AttentionLayer
     private readonly LinearLayer? _key;
     private readonly LinearLayer? _value;
     private readonly LinearLayer _output;
-    private readonly NormLayer? _queryNorm;
-    private readonly NormLayer? _keyNorm;
+    private readonly HeadNorm? _queryNorm;
+    private readonly HeadNorm? _keyNorm;
+    private readonly AlibiBias? _alibi;
     private readonly Tensor? _sinks;
     private readonly string _path;
 
@@ -71,11 +73,11 @@ internal sealed class SelfAttention : AttentionLayer
         _output = factory.CreateLinear(new($"{_path}.{config.Names.Output}", q, d, _config.OutputBias) { IsConv1D = _config.Conv1D }, weights);
         if (_config.QueryKeyNorm != QueryKeyNorm.None)
         {
-            bool full = _config.QueryKeyNorm == QueryKeyNorm.Full;
-            _queryNorm = new(config.Norm, _path + ".q_norm", full ? q : _config.HeadSize, factory, weights);
-            _keyNorm = new(config.Norm, _path + ".k_norm", full ? kv : _config.HeadSize, factory, weights);
+            _queryNorm = new(config, $"{_path}.{_config.QueryKeyNames.Query}", _config.Heads, factory, weights);
+            _keyNorm = new(config, $"{_path}.{_config.QueryKeyNames.Key}", _config.KeyValueHeads, factory, weights);
         }
 
+        _alibi = _config.Alibi ? new(_config.Heads, _config.KeyValueHeads) : null;
         _sinks = _config.Sinks ? factory.CreateParameter(_path + ".sinks", [_config.Heads], weights) : null;
         _spec = new()
         {
@@ -96,7 +98,7 @@ internal sealed class SelfAttention : AttentionLayer
         .. _sinks is null ? [] : new NamedTensor[] { new(_path + ".sinks", _sinks) },
     ];
 
-    public override Tensor Forward(Tensor x, RotaryAngles? angles, AttentionContext context)
+    public override Tensor Forward(Tensor x, RotaryAngles? angles, Tensor positions, AttentionContext context)
     {
         using var scope = NewDisposeScope();
         long b = x.shape[0], s = x.shape[1];
@@ -105,6 +107,11 @@ internal sealed class SelfAttention : AttentionLayer
         {
             q = RotaryEmbedding.Apply(q, angles);
             k = RotaryEmbedding.Apply(k, angles);
+        }
+
+        if (_alibi is not null)
+        {
+            (q, k) = (_alibi.Query(q), _alibi.Key(k, positions));
         }
 
         Tensor mixed = context.Attend(_layer, q, k, v, _spec);
@@ -159,7 +166,7 @@ internal sealed class SelfAttention : AttentionLayer
 
         q = q.view(b, s, h, e);
         k = k.view(b, s, hk, e);
-        if (_config.QueryKeyNorm == QueryKeyNorm.PerHead)
+        if (_config.QueryKeyNorm is QueryKeyNorm.PerHead or QueryKeyNorm.EachHead)
         {
             q = _queryNorm!.Forward(q);
             k = _keyNorm!.Forward(k);

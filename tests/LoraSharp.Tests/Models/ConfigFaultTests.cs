@@ -29,11 +29,9 @@ public class ConfigFaultTests
     [InlineData("llama", "rope_scaling", "{\"rope_type\": \"spiral\"}")]
     [InlineData("llama", "rope_scaling", "{\"rope_type\": \"linear\"}")]
     [InlineData("qwen2", "rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 1e6, \"mrope_section\": [1, 2]}")]
-    [InlineData("phi", "qk_layernorm", "true")]
-    [InlineData("falcon", "alibi", "true")]
-    [InlineData("opt", "do_layer_norm_before", "false")]
-    [InlineData("opt", "word_embed_proj_dim", "24")]
     [InlineData("qwen2", "layer_types", "[\"full_attention\", \"linear_attention\"]")]
+    [InlineData("llama", "layer_types", "[\"sliding_attention\", \"full_attention\"]")]
+    [InlineData("phi3", "full_attn_mod", "2")]
     [InlineData("llama", "num_key_value_heads", "3")]
     [InlineData("gemma2", "use_bidirectional_attention", "true")]
     [InlineData("llama", "hidden_size", "\"wide\"")]
@@ -66,6 +64,72 @@ public class ConfigFaultTests
         JsonObject config = Config("llama");
         config[key] = JsonNode.Parse(value);
         Assert.Equal("llama", DecoderConfig.Read(config, "here").ModelType);
+    }
+
+    /// <summary>What published checkpoints have in <c>config.json</c> and transformers' classes never read.</summary>
+    [Theory]
+    [InlineData("gemma2", "hidden_act", "\"gelu_pytorch_tanh\"")]
+    [InlineData("gemma2", "sliding_window_size", "4096")]
+    [InlineData("gemma", "hidden_activation", "\"gelu\"")]
+    [InlineData("cohere2", "use_parallel_block", "true")]
+    [InlineData("cohere2", "position_embedding_type", "\"rope_gptj\"")]
+    [InlineData("cohere2", "layer_switch", "4")]
+    [InlineData("starcoder2", "scale_attn_weights", "true")]
+    [InlineData("starcoder2", "norm_type", "\"layer_norm\"")]
+    [InlineData("phi3", "interpolate_factor", "1")]
+    [InlineData("phi3", "full_attn_mod", "1")]
+    [InlineData("stablelm", "rotary_scaling_factor", "1.0")]
+    [InlineData("qwen2", "dual_chunk_attention_config", "{\"chunk_size\": 8192}")]
+    [InlineData("llama", "partial_rotary_factor", "0.5")]
+    public void WhatTransformersIgnoresIsIgnored(string model, string key, string value)
+    {
+        JsonObject config = Config(model);
+        DecoderConfig before = DecoderConfig.Read(config, "here");
+        config[key] = JsonNode.Parse(value);
+        DecoderConfig after = DecoderConfig.Read(config, "here");
+        Assert.Equal(before with { Layers = after.Layers, Names = after.Names }, after);
+        Assert.Equal(before.Layers, after.Layers);
+    }
+
+    /// <summary>A key that is missing is what transformers' class of the family says; null is something else.</summary>
+    [Fact]
+    public void MissingKeysAreTheClassesDefaults()
+    {
+        DecoderConfig Read(string model, params string[] removed)
+        {
+            JsonObject config = Config(model);
+            foreach (string key in removed)
+            {
+                config.Remove(key);
+            }
+
+            return DecoderConfig.Read(config, "here");
+        }
+
+        DecoderConfig gemma = Read("gemma2", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar");
+        Assert.Equal((4096, 50.0, 30.0, 1 / 16.0), (gemma.Layers[0].Window, gemma.Attention.SoftCap, gemma.LogitSoftCap, gemma.Attention.Scale));
+        JsonObject none = Config("gemma2");
+        none["attn_logit_softcapping"] = null;
+        Assert.Null(DecoderConfig.Read(none, "here").Attention.SoftCap);
+        Assert.Equal(4096, Read("mistral", "sliding_window").Layers[0].Window);
+        Assert.Null(Read("mixtral", "sliding_window").Layers[0].Window);
+        Assert.Equal(128, Read("gpt_oss", "sliding_window").Layers[0].Window);
+    }
+
+    /// <summary>transformers 5 puts the older spelling first where a file has both, and the length beside it before the one in it.</summary>
+    [Fact]
+    public void OlderSpellingsOfRotaryPositionsComeFirst()
+    {
+        JsonObject config = Config("qwen2_yarn");
+        config["rope_parameters"] = JsonNode.Parse("""{"rope_type": "linear", "factor": 2.0, "rope_theta": 5.0}""");
+        config["original_max_position_embeddings"] = 64;
+        RopeSpec rope = DecoderConfig.Read(config, "here").Layers[0].Rope!;
+        Assert.Equal((RopeScaling.Yarn, 4.0, 64, 1_000_000.0), (rope.Scaling, rope.Factor, rope.OriginalMaxPositions, rope.Theta));
+
+        // YaRN's bounds given as null or 0 are the paper's, its temperature can be stated.
+        config["rope_scaling"] = JsonNode.Parse("""{"type": "yarn", "factor": 4.0, "beta_fast": null, "beta_slow": 0, "attention_factor": 1.5}""");
+        rope = DecoderConfig.Read(config, "here").Layers[0].Rope!;
+        Assert.Equal((32.0, 1.0, 1.5), (rope.BetaFast, rope.BetaSlow, rope.AttentionFactor));
     }
 
     public static TheoryData<string> Families => [.. DecoderFamilies.Names];

@@ -37,7 +37,7 @@ internal sealed class Golden : IDisposable
     public static double Difference(Tensor expected, Tensor actual)
     {
         using var scope = NewDisposeScope();
-        return ((expected - actual).abs().max() / expected.abs().max()).item<float>();
+        return ((expected - actual).abs().max() / expected.abs().max()).to(ScalarType.Float64).item<double>();
     }
 
     public Tensor Read(string tensor) => TensorBytes.ToTensor(_file.Read(tensor), null, TestDevice.Current);

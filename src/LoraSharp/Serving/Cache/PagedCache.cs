@@ -62,7 +62,7 @@ internal sealed class PagedCache(int layers, int blocks, int blockSize) : IDispo
         AttentionConfig a = config.Attention;
         long values = a.Latent is { } latent
             ? (long)a.Heads * (latent.NopeSize + latent.RopeSize + latent.ValueSize)
-            : 2L * a.KeyValueHeads * a.HeadSize;
+            : (long)a.KeyValueHeads * (a.KeySize + a.HeadSize);
         return values * config.Layers.Count * (dtype == ScalarType.Float32 ? 4 : 2);
     }
 
