@@ -46,6 +46,24 @@ public sealed class TrainCommandTests : IDisposable
     }
 
     [Fact]
+    public async Task Kto_takes_passes_of_one_verdict_and_means_rewards_over_their_own_rows()
+    {
+        // One row of eight is undesirable: three of a step's four passes have none.
+        string data = _folder.Write("verdicts.jsonl", [.. Enumerable.Range(0, 8).Select(i => $$"""{"prompt": "Is {{i}} a number? ", "completion": "{{(i > 0 ? "It is." : "Go away and read.")}}", "label": {{(i > 0 ? "true" : "false")}}}""")]);
+        string again = _folder.Write("again.jsonl", [.. Enumerable.Range(0, 2).SelectMany(_ => File.ReadAllLines(data))]);
+        CommandRun run = await _folder.TrainAsync(data, "run", "training.max_steps=2", "training.gradient_accumulation=4", $"data.validation={again}", "data.allow_overlap=true", "training.eval_steps=1");
+        Assert.True(run.ExitCode == 0, run.Error);
+        double[] chosen = _folder.Metric("run", "rewards/chosen"), rejected = _folder.Metric("run", "rewards/rejected");
+        Assert.Equal(2, rejected.Length);
+        Assert.NotEqual(0, rejected[1]);
+        Assert.Equal(chosen.Zip(rejected, (c, r) => c - r), _folder.Metric("run", "rewards/margins"), (a, b) => Math.Abs(a - b) < 1e-9);
+
+        // Step 2's rewards are those of the weights that were evaluated after step 1, on the same rows twice.
+        Assert.Equal(chosen[1], _folder.Metric("run", "eval_rewards/chosen")[0], 1e-3);
+        Assert.Equal(rejected[1], _folder.Metric("run", "eval_rewards/rejected")[0], 1e-3);
+    }
+
+    [Fact]
     public async Task However_a_step_is_cut_its_losses_and_norms_are_the_same()
     {
         string data = _folder.Write("rows.jsonl", [.. Enumerable.Range(0, 24).Select(i => $$"""{"prompt": "Count: ", "completion": "{{string.Join(' ', Enumerable.Range(0, 1 + (i * 5 % 13)))}}"}""")]);

@@ -22,7 +22,7 @@ public sealed class MetricsFile : ITrainingObserver, IDisposable
         switch (happened)
         {
             case TrainingStarted started:
-                Truncate(started.Step);
+                Truncate(started);
                 _stream = new FileStream(_path, FileMode.Append, FileAccess.Write, FileShare.Read);
                 break;
             case StepCompleted step:
@@ -100,7 +100,7 @@ public sealed class MetricsFile : ITrainingObserver, IDisposable
         }
     }
 
-    private void Truncate(long step)
+    private void Truncate(TrainingStarted started)
     {
         if (!File.Exists(_path))
         {
@@ -108,11 +108,12 @@ public sealed class MetricsFile : ITrainingObserver, IDisposable
             return;
         }
 
-        // A killed run may have left half a line: whatever is no object of this step or before goes.
+        // A killed run may have left half a line, and an evaluation that its checkpoint knows nothing of: whatever is no
+        // object of this step or before goes.
         List<string> kept = [];
-        foreach (string line in step == 0 ? [] : File.ReadLines(_path))
+        foreach (string line in started.Step == 0 ? [] : File.ReadLines(_path))
         {
-            if (StepOf(line) is { } of && of <= step)
+            if (StepOf(line) is var (step, evaluation) && step <= (evaluation ? started.EvaluatedStep : started.Step))
             {
                 kept.Add(line);
             }
@@ -121,12 +122,12 @@ public sealed class MetricsFile : ITrainingObserver, IDisposable
         AtomicFile.WriteText(_path, string.Concat(kept.Select(l => l + "\n")));
     }
 
-    private static long? StepOf(string line)
+    private static (long Step, bool IsEvaluation)? StepOf(string line)
     {
         try
         {
             using JsonDocument document = JsonDocument.Parse(line);
-            return document.RootElement.TryGetProperty("step", out JsonElement step) ? step.GetInt64() : null;
+            return document.RootElement.TryGetProperty("step", out JsonElement step) ? (step.GetInt64(), document.RootElement.TryGetProperty("eval_loss", out _)) : null;
         }
         catch (JsonException)
         {

@@ -20,7 +20,7 @@ internal sealed class StepLoss : IDisposable
     public double GradNorm { get; private set; } = double.NaN;
 
     /// <summary>Means of the objective's other sums.</summary>
-    public IReadOnlyDictionary<string, double> Metrics => _metrics;
+    public IDictionary<string, double> Metrics => _metrics;
 
     /// <summary>Whether loss and gradient are numbers.</summary>
     public bool IsFinite => double.IsFinite(Loss) && double.IsFinite(GradNorm);
@@ -35,21 +35,25 @@ internal sealed class StepLoss : IDisposable
         using var none = no_grad();
         using var scope = NewDisposeScope();
         List<Tensor> sums = [norm.to(ScalarType.Float64).reshape(1), Sum(p => p.Sum)];
-        sums.AddRange(names.Select(name => Sum(p => p.Metrics[name])));
+        sums.AddRange(names.Select(name => Sum(p => p.Metrics.GetValueOrDefault(name))));
         double[] values = cat(sums, 0).cpu().data<double>().ToArray();
         GradNorm = values[0];
         Loss = weight == 0 ? 0 : values[1] / weight;
         for (int i = 0; i < names.Length; i++)
         {
-            _metrics[names[i]] = weight == 0 ? 0 : values[i + 2] / weight;
+            double divisor = _parts.Where(p => p.Loss.Metrics.ContainsKey(names[i])).Sum(p => p.Loss.MetricWeights.GetValueOrDefault(names[i], p.Loss.Weight));
+            _metrics[names[i]] = divisor == 0 ? 0 : values[i + 2] / divisor;
         }
 
-        Tensor Sum(Func<MicroBatchLoss, Tensor> of)
+        Tensor Sum(Func<MicroBatchLoss, Tensor?> of)
         {
             Tensor total = zeros(1, ScalarType.Float64, norm.device);
             foreach ((_, MicroBatchLoss loss) in _parts)
             {
-                total.add_(of(loss).to(ScalarType.Float64));
+                if (of(loss) is { } part)
+                {
+                    total.add_(part.to(ScalarType.Float64));
+                }
             }
 
             return total;

@@ -110,6 +110,7 @@ public sealed class Trainer : IDisposable
         }
 
         sums.Read(norm);
+        _setup.Objective.Derive(sums.Metrics);
         Evaluated evaluated = new(_step, sums.Loss, _validation.Add(_step, sums.Loss), new Dictionary<string, double>(sums.Metrics)) { IsLikelihood = _setup.Objective.IsLikelihood };
         Tell(evaluated);
         return evaluated;
@@ -191,6 +192,7 @@ public sealed class Trainer : IDisposable
         using Tensor norm = _gradients.Norm();
         _gradients.Clip(norm, _options.MaxGradNorm);
         loss.Read(norm);
+        _setup.Objective.Derive(loss.Metrics);
         return loss;
     }
 
@@ -226,8 +228,9 @@ public sealed class Trainer : IDisposable
         });
     }
 
+    // The last step's checkpoint knows the last evaluation: a run killed after it does not evaluate again.
     private bool IsEvaluationDue(long epochBefore) => _setup.Validation is not null
-        && (_options.EvalInterval > 0 ? _step % _options.EvalInterval == 0 : (long)_setup.Batches.Epoch > epochBefore);
+        && (_step == _totalSteps || (_options.EvalInterval > 0 ? _step % _options.EvalInterval == 0 : (long)_setup.Batches.Epoch > epochBefore));
 
     private bool IsSaveDue() => (_options.SaveInterval > 0 && _step % _options.SaveInterval == 0)
         || (_options.LoadBestAtEnd && _validation.BestStep == _step);
@@ -291,7 +294,7 @@ public sealed class Trainer : IDisposable
         _savedStep = state.Step;
         _history.Restore(state.RecentLosses);
         _validation.Restore(state);
-        Tell(new TrainingStarted(_step, _totalSteps, _gradients.Count, folder));
+        Tell(new TrainingStarted(_step, _totalSteps, _gradients.Count, folder) { EvaluatedStep = _validation.LastStep });
     }
 
     private void WriteTensors(string folder)

@@ -9,7 +9,11 @@ public abstract record TrainingEvent(long Step);
 /// <param name="TotalSteps">Optimizer steps of the whole run.</param>
 /// <param name="TrainableParameters">Number of trained values.</param>
 /// <param name="ResumedFrom">The checkpoint it goes on from; null at the start.</param>
-public sealed record TrainingStarted(long Step, long TotalSteps, long TrainableParameters, string? ResumedFrom) : TrainingEvent(Step);
+public sealed record TrainingStarted(long Step, long TotalSteps, long TrainableParameters, string? ResumedFrom) : TrainingEvent(Step)
+{
+    /// <summary>The step of the last evaluation that the checkpoint knows of; -1 for none. A later one will be made again.</summary>
+    public long EvaluatedStep { get; init; } = -1;
+}
 
 /// <summary>An optimizer step is done.</summary>
 public sealed record StepCompleted(long Step) : TrainingEvent(Step)

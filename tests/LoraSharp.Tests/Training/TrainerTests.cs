@@ -71,6 +71,39 @@ public sealed class TrainerTests : IDisposable
         })];
     }
 
+    [Theory]
+    [InlineData(12, false)]
+    [InlineData(12, true)]
+    [InlineData(10, false)]
+    public void KilledAfterAnEvaluationItIsWrittenOnce(int step, bool dataEndsFirst)
+    {
+        // Four epochs of three steps: a source that ends by itself leaves an evaluation after the last checkpoint.
+        TrainerOptions options = Options with { MaxSteps = dataEndsFirst ? 40 : 12, SaveInterval = 1, EvalInterval = 5 };
+        string[] whole = Train("whole", int.MaxValue);
+        Assert.Throws<InvalidOperationException>(() => Train("killed", step));
+        Assert.Equal(whole, Train("killed", int.MaxValue));
+
+        string[] Train(string name, int killedAt)
+        {
+            using var model = new ToyModel();
+            string file = Path.Combine(_folder, name + ".jsonl");
+            using (var metrics = new MetricsFile(file))
+            {
+                using var trainer = new Trainer(
+                    Setup(model, new ToyBatches(2, 2, epochs: 4)) with
+                    {
+                        Checkpoints = new CheckpointStore(Path.Combine(_folder, name), 2),
+                        Observers = [metrics, new KilledAfterEvaluation(killedAt)],
+                        Validation = () => [ToyBatches.Batch(1, 2)],
+                    },
+                    options);
+                trainer.Run(TestContext.Current.CancellationToken);
+            }
+
+            return [.. File.ReadLines(file).Where(line => line.Contains("eval_loss", StringComparison.Ordinal))];
+        }
+    }
+
     [Fact]
     public void ALossThatIsNoNumberStopsBeforeTheStep()
     {
@@ -159,6 +192,17 @@ public sealed class TrainerTests : IDisposable
         public IEnumerable<T> Of<T>() => _all.OfType<T>();
 
         public void On(TrainingEvent happened) => _all.Add(happened);
+    }
+
+    private sealed class KilledAfterEvaluation(long step) : ITrainingObserver
+    {
+        public void On(TrainingEvent happened)
+        {
+            if (happened is Evaluated && happened.Step == step)
+            {
+                throw new InvalidOperationException("killed");
+            }
+        }
     }
 
     private sealed class StopAfter(long step, CancellationTokenSource stop) : ITrainingObserver

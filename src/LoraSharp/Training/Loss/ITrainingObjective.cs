@@ -25,6 +25,11 @@ public interface ITrainingObjective
     /// <summary>The same sums without gradients and without anything random.</summary>
     MicroBatchLoss Evaluate(MicroBatch batch);
 
+    /// <summary>Adds to a step's means (or an evaluation's) what follows from them, e.g. the difference of two.</summary>
+    void Derive(IDictionary<string, double> metrics)
+    {
+    }
+
     /// <summary>What it must remember from one step to the next, for a checkpoint; null for nothing.</summary>
     JsonObject? SaveState() => null;
 
@@ -49,8 +54,14 @@ public sealed class MicroBatchLoss : IDisposable
     /// <summary>Share of each sequence in <see cref="Weight"/> [sequences].</summary>
     public required IReadOnlyList<double> SequenceWeights { get; init; }
 
-    /// <summary>More sums by name, e.g. <c>accuracy</c>, each divided by <see cref="Weight"/> for the report; scalars, float64.</summary>
+    /// <summary>
+    /// More sums by name, e.g. <c>accuracy</c>, each divided by its weight for the report; scalars, float64. A micro-batch
+    /// leaves out what it has no rows for.
+    /// </summary>
     public IReadOnlyDictionary<string, Tensor> Metrics { get; init; } = new Dictionary<string, Tensor>();
+
+    /// <summary>What a metric's sum is divided by, where it is not <see cref="Weight"/>: a mean over some of the rows.</summary>
+    public IReadOnlyDictionary<string, double> MetricWeights { get; init; } = new Dictionary<string, double>();
 
     /// <summary>Frees the tensors.</summary>
     public void Dispose()

@@ -17,6 +17,9 @@ namespace LoraSharp.Training.Preferences;
 /// </remarks>
 public sealed class PreferenceObjective : ITrainingObjective
 {
+    private const string Chosen = "rewards/chosen";
+    private const string Rejected = "rewards/rejected";
+    private const string Margins = "rewards/margins";
     private readonly CausalLanguageModel _model;
     private readonly PreferenceOptions _options;
     private readonly Func<IDisposable> _useReference;
@@ -85,6 +88,18 @@ public sealed class PreferenceObjective : ITrainingObjective
         batch = Judged(batch);
         TargetTokens targets = TargetTokens.Of(batch);
         return Sums(batch, Judge(batch, targets, TokenLosses(batch, targets), Reference(batch), divergence));
+    }
+
+    /// <inheritdoc/>
+    public void Derive(IDictionary<string, double> metrics)
+    {
+        ArgumentNullException.ThrowIfNull(metrics);
+
+        // Of single answers the margin is one of means: no row has both.
+        if (_options.Kind == PreferenceKind.Kto && metrics.TryGetValue(Chosen, out double chosen) && metrics.TryGetValue(Rejected, out double rejected))
+        {
+            metrics[Margins] = chosen - rejected;
+        }
     }
 
     /// <summary>log p of each row's answer, summed over its tokens or a mean of them, as the loss wants it.</summary>
@@ -210,9 +225,9 @@ public sealed class PreferenceObjective : ITrainingObjective
             judged.Losses[row] = loss.Loss;
             double chosen = _options.Beta * (pair.Chosen - pair.ReferenceChosen);
             double rejected = _options.Beta * (pair.Rejected - pair.ReferenceRejected);
-            judged.Add("rewards/chosen", chosen);
-            judged.Add("rewards/rejected", rejected);
-            judged.Add("rewards/margins", chosen - rejected);
+            judged.Add(Chosen, chosen);
+            judged.Add(Rejected, rejected);
+            judged.Add(Margins, chosen - rejected);
             judged.Add("rewards/accuracies", chosen > rejected ? 1 : 0);
             judged.Add("logps/chosen", pair.Chosen);
             judged.Add("logps/rejected", pair.Rejected);
@@ -229,7 +244,9 @@ public sealed class PreferenceObjective : ITrainingObjective
         {
             (judged.Losses[row], judged.Derivatives[row]) = PreferenceLoss.OfJudged(_options, policy[row] - reference[row], divergence, verdicts[row]);
             double reward = _options.Beta * (policy[row] - reference[row]);
-            judged.Add(verdicts[row] ? "rewards/chosen_sum" : "rewards/rejected_sum", reward);
+            string name = verdicts[row] ? Chosen : Rejected;
+            judged.Add(name, reward);
+            judged.Rows[name] = judged.Rows.GetValueOrDefault(name) + 1;
             judged.Add("kl", divergence);
         }
 
@@ -242,6 +259,7 @@ public sealed class PreferenceObjective : ITrainingObjective
         Sum = tensor(judged.Losses.Sum(), ScalarType.Float64, _model.Device).MoveToOuterDisposeScope(),
         BySequence = tensor(judged.Losses, ScalarType.Float64, _model.Device).MoveToOuterDisposeScope(),
         SequenceWeights = [.. Enumerable.Repeat(1.0, judged.Losses.Length)],
+        MetricWeights = judged.Rows,
         Metrics = judged.Metrics.ToDictionary(m => m.Key, m => tensor(m.Value, ScalarType.Float64, _model.Device).MoveToOuterDisposeScope()),
     };
 
@@ -252,6 +270,9 @@ public sealed class PreferenceObjective : ITrainingObjective
         public double[] Derivatives { get; } = new double[rows];
 
         public SortedDictionary<string, double> Metrics { get; } = new(StringComparer.Ordinal);
+
+        /// <summary>Rows behind a metric that not every row has.</summary>
+        public Dictionary<string, double> Rows { get; } = new(StringComparer.Ordinal);
 
         public void Add(string name, double value) => Metrics[name] = Metrics.GetValueOrDefault(name) + value;
     }
