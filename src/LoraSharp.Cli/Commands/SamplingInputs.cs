@@ -30,6 +30,11 @@ internal sealed class SamplingInputs
     /// <summary>The options, over the defaults of the model's makers.</summary>
     public GenerationOptions Read(ParseResult parsed, GenerationConfig defaults)
     {
+        if (defaults.NotApplied.Count > 0)
+        {
+            Console.Error.WriteLine($"note: generation_config.json asks for {string.Join(", ", defaults.NotApplied)}, which is not applied.");
+        }
+
         SamplingOptions own = defaults.Sampling;
         return new GenerationOptions
         {

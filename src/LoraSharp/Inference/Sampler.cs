@@ -136,20 +136,21 @@ public sealed class Sampler
         // exp((logit - max) / T), of the candidates.
         int count = 0;
         double floor = _options.MinP > 0 ? Math.Log(_options.MinP) : double.NegativeInfinity;
+        bool ranked = _options.TopK > 0 || _options.TopP < 1;
         for (int i = 0; i < _logits.Length; i++)
         {
             double scaled = (_logits[i] - largest) / _options.Temperature;
             _logits[i] = (float)scaled;
 
             // exp(-40) is below what float32 adds to a sum of order one: such tokens can't be drawn and needn't be sorted.
-            if (scaled >= floor && scaled > -40)
+            if ((ranked || scaled >= floor) && scaled > -40)
             {
                 _order[count++] = i;
             }
         }
 
         Span<int> candidates = _order.AsSpan(0, count);
-        if (_options.TopK > 0 || _options.TopP < 1)
+        if (ranked)
         {
             // Ties by id, so that runs repeat. Where nothing is cut off by rank, any order will do: sorting a vocabulary costs more than all the rest.
             float[] scores = _logits;
@@ -175,6 +176,19 @@ public sealed class Sampler
                 }
             }
 
+            total = Mass(candidates);
+        }
+
+        // After top-p, whose probabilities count what falls here.
+        if (ranked && _options.MinP > 0)
+        {
+            int kept = candidates.Length;
+            while (kept > 1 && _logits[candidates[kept - 1]] < floor)
+            {
+                kept--;
+            }
+
+            candidates = candidates[..kept];
             total = Mass(candidates);
         }
 

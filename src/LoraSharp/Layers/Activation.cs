@@ -20,6 +20,24 @@ public enum Activation
 
     /// <summary>max(x, 0)² (Nemotron).</summary>
     ReluSquared,
+
+    /// <summary>x·sigmoid(1.702·x) (Hendrycks &amp; Gimpel 2016, section 2): <c>quick_gelu</c>.</summary>
+    QuickGelu,
+
+    /// <summary>x·tanh(ln(1 + eˣ)) (Misra 2019): <c>mish</c>.</summary>
+    Mish,
+
+    /// <summary>min(max(x, 0), 6).</summary>
+    Relu6,
+
+    /// <summary>tanh(x).</summary>
+    Tanh,
+
+    /// <summary>1 / (1 + e⁻ˣ).</summary>
+    Sigmoid,
+
+    /// <summary>x itself: <c>linear</c>.</summary>
+    Identity,
 }
 
 /// <summary>What <see cref="Activation"/> does.</summary>
@@ -33,6 +51,12 @@ public static class Activations
         "gelu_new" or "gelu_pytorch_tanh" or "gelu_fast" or "gelu_accurate" => Activation.GeluTanh,
         "relu" => Activation.Relu,
         "relu2" => Activation.ReluSquared,
+        "quick_gelu" => Activation.QuickGelu,
+        "mish" => Activation.Mish,
+        "relu6" => Activation.Relu6,
+        "tanh" => Activation.Tanh,
+        "sigmoid" => Activation.Sigmoid,
+        "linear" => Activation.Identity,
         _ => null,
     };
 
@@ -46,6 +70,12 @@ public static class Activations
             case Activation.Gelu: return nn.functional.gelu(x);
             case Activation.GeluTanh: return GeluTanh(x);
             case Activation.Relu: return nn.functional.relu(x);
+            case Activation.QuickGelu: return Product(x, t => (t * 1.702).sigmoid());
+            case Activation.Mish: return Product(x, t => nn.functional.softplus(t).tanh());
+            case Activation.Relu6: return x.clamp(0, 6);
+            case Activation.Tanh: return x.tanh();
+            case Activation.Sigmoid: return x.sigmoid();
+            case Activation.Identity: return x.alias();
             default:
                 using (Tensor positive = nn.functional.relu(x))
                 {
@@ -66,6 +96,12 @@ public static class Activations
 
         using Tensor active = activation.Apply(gate);
         return active * up;
+    }
+
+    private static Tensor Product(Tensor x, Func<Tensor, Tensor> factor)
+    {
+        using var scope = NewDisposeScope();
+        return (x * factor(x)).MoveToOuterDisposeScope();
     }
 
     // TorchSharp's gelu has no 'approximate': 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), Hendrycks & Gimpel 2016.

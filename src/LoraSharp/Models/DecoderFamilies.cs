@@ -115,7 +115,7 @@ public static partial class DecoderFamilies
             return activation;
         }
 
-        r.Fault($"'{key}': \"{name}\" is not implemented; expected silu, gelu, gelu_new, gelu_pytorch_tanh, relu or relu2");
+        r.Fault($"'{key}': \"{name}\" is not implemented; expected silu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu, relu2, relu6, mish, tanh, sigmoid or linear");
         return Activation.Silu;
     }
 

@@ -41,7 +41,8 @@ internal sealed class RopeReader
 
         // Where both are there, transformers takes the older one.
         JsonObject? full = scaling is { Count: > 0 } ? scaling : parameters;
-        JsonObject? sliding = _family.StretchesFullAttentionOnly && scaling is { Count: > 0 } ? parameters : full;
+        JsonObject? sliding = _family.StretchesFullAttentionOnly ? null : full;
+        double? shared = _family.StretchesFullAttentionOnly && full?["rope_theta"] is JsonValue v && v.GetValueKind() == JsonValueKind.Number ? v.GetValue<double>() : null;
         if (parameters is not null && parameters.ContainsKey("full_attention"))
         {
             full = scaling is { Count: > 0 } ? scaling : parameters["full_attention"] as JsonObject;
@@ -52,7 +53,7 @@ internal sealed class RopeReader
         return new Dictionary<string, RopeSpec>(StringComparer.Ordinal)
         {
             [LayerTypes.Full] = Spec(full, theta, partial, original),
-            [LayerTypes.Sliding] = Spec(sliding, local ?? _family.LocalTheta ?? theta, partial, original),
+            [LayerTypes.Sliding] = Spec(sliding, local ?? _family.LocalTheta ?? shared ?? theta, partial, original),
         };
     }
 

@@ -33,6 +33,8 @@ public class SamplerTests
     [InlineData(0, 0.7, 0.0, new[] { 1, 2 })]
     [InlineData(0, 1.0, 0.3, new[] { 1, 2 })]
     [InlineData(1, 1.0, 0.0, new[] { 1 })]
+    [InlineData(0, 0.7, 0.3, new[] { 1, 2 })] // 0.644 + 0.237: what min-p drops counts in top-p's sum
+    [InlineData(3, 0.95, 0.3, new[] { 1, 2 })]
     public void FiltersLeaveOnly(int topK, double topP, double minP, int[] allowed)
     {
         var sampler = new Sampler(new() { Temperature = 1, TopK = topK, TopP = topP, MinP = minP, Seed = 5 }, []);

@@ -24,7 +24,7 @@ public class ConfigFaultTests
 
     [Theory]
     [InlineData("llama", "attn_logit_softcapping", "50.0")]
-    [InlineData("llama", "hidden_act", "\"mish\"")]
+    [InlineData("llama", "hidden_act", "\"xielu\"")]
     [InlineData("llama", "residual_multiplier", "0.22")]
     [InlineData("llama", "rope_scaling", "{\"rope_type\": \"spiral\"}")]
     [InlineData("llama", "rope_scaling", "{\"rope_type\": \"linear\"}")]
@@ -130,6 +130,23 @@ public class ConfigFaultTests
         config["rope_scaling"] = JsonNode.Parse("""{"type": "yarn", "factor": 4.0, "beta_fast": null, "beta_slow": 0, "attention_factor": 1.5}""");
         rope = DecoderConfig.Read(config, "here").Layers[0].Rope!;
         Assert.Equal((32.0, 1.0, 1.5), (rope.BetaFast, rope.BetaSlow, rope.AttentionFactor));
+    }
+
+    /// <summary>Where one description serves two kinds of layers, a stretch is for those that see everything.</summary>
+    [Fact]
+    public void AFlatStretchIsForFullAttentionOnly()
+    {
+        JsonObject config = Config("olmo3");
+        config["rope_parameters"] = JsonNode.Parse("""{"rope_type": "yarn", "factor": 4.0, "rope_theta": 77.0, "original_max_position_embeddings": 64}""");
+        IReadOnlyList<DecoderLayerConfig> layers = DecoderConfig.Read(config, "here").Layers;
+        Assert.Equal((RopeScaling.Default, 77.0), (layers[0].Rope!.Scaling, layers[0].Rope!.Theta));
+        Assert.Equal((RopeScaling.Yarn, 77.0), (layers[3].Rope!.Scaling, layers[3].Rope!.Theta));
+        config = Config("gemma3_text");
+        config["layer_types"] = new JsonArray("sliding_attention", "full_attention");
+        config["rope_parameters"] = JsonNode.Parse("""{"rope_type": "linear", "factor": 8.0, "rope_theta": 500000.0}""");
+        layers = DecoderConfig.Read(config, "here").Layers;
+        Assert.Contains(layers, l => l.Window is not null && l.Rope is { Scaling: RopeScaling.Default, Theta: 10000 });
+        Assert.Contains(layers, l => l.Window is null && l.Rope is { Scaling: RopeScaling.Linear, Theta: 500000 });
     }
 
     public static TheoryData<string> Families => [.. DecoderFamilies.Names];
