@@ -97,7 +97,19 @@ public static partial class DecoderFamilies
     private static DecoderConfig RefineQwenExperts(ConfigReader r, DecoderConfig config)
     {
         int step = r.Int("decoder_sparse_step", 1);
-        HashSet<int> dense = [.. (r.List("mlp_only_layers") ?? []).Select(n => n!.GetValue<int>())];
+        HashSet<int> dense = [];
+        foreach (JsonNode? layer in r.List("mlp_only_layers") ?? [])
+        {
+            if (layer is JsonValue value && value.TryGetValue(out int number))
+            {
+                dense.Add(number);
+            }
+            else
+            {
+                r.Fault($"'mlp_only_layers': expected numbers of layers, found {layer?.ToJsonString() ?? "null"}");
+            }
+        }
+
         return config with
         {
             Experts = new()
@@ -136,9 +148,9 @@ public static partial class DecoderFamilies
 
         // YaRN's temperature goes into the scale twice, once for q and once for k.
         double scale = 1 / Math.Sqrt(latent.NopeSize + latent.RopeSize);
-        if ((r.Find("rope_scaling") is JsonObject { Count: > 0 } older ? older : r.Find("rope_parameters")) is JsonObject rope && rope["mscale_all_dim"] is JsonValue all && config.Layers.Count > 0 && config.Layers[0].Rope is { Scaling: not RopeScaling.Default } spec)
+        if ((r.Find("rope_scaling") is JsonObject { Count: > 0 } older ? older : r.Find("rope_parameters")) is JsonObject rope && rope["mscale_all_dim"] is JsonValue all && all.TryGetValue(out double dimensions) && config.Layers.Count > 0 && config.Layers[0].Rope is { Scaling: not RopeScaling.Default } spec)
         {
-            double temperature = RopeReader.YarnTemperature(spec.Factor, all.GetValue<double>());
+            double temperature = RopeReader.YarnTemperature(spec.Factor, dimensions);
             scale *= temperature * temperature;
         }
 

@@ -38,6 +38,12 @@ public static partial class DecoderFamilies
         int hidden = r.Int("hidden_size");
         int layers = r.Int("num_hidden_layers");
         int heads = r.Int("num_attention_heads");
+        if (heads == 0)
+        {
+            r.Fault("'num_attention_heads' is 0; expected at least 1");
+            heads = 1;
+        }
+
         int keyValueHeads = r.Int("num_key_value_heads", heads);
         int headSize = r.IntOrNull("head_dim") ?? Math.Max(1, hidden / heads);
         int positions = r.Int("max_position_embeddings", 2048);

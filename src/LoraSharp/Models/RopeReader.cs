@@ -122,7 +122,7 @@ internal sealed class RopeReader
 
         IReadOnlyList<double> Factors(string key)
         {
-            if (json[key] is JsonArray array && array.Count == spec.Rotated / 2)
+            if (json[key] is JsonArray array && array.Count == spec.Rotated / 2 && array.All(n => n?.GetValueKind() == JsonValueKind.Number))
             {
                 return [.. array.Select(n => n!.GetValue<double>())];
             }
