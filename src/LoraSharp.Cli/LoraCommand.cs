@@ -1,5 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Invocation;
+using System.CommandLine.Parsing;
+using System.Globalization;
 using LoraSharp.Cli.Commands;
 using LoraSharp.Formats;
 
@@ -12,8 +14,17 @@ internal static class LoraCommand
     /// <returns>0 on success, 1 on a failure that was explained on standard error, 2 on wrong usage.</returns>
     public static async Task<int> RunAsync(string[] args)
     {
+        // What a command prints is read by scripts and pasted into recipes: 0.5 is 0.5 on every machine. The setting ends with this call.
+        CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
         RootCommand root = Create();
         ParseResult result = root.Parse(args);
+        if (result.CommandResult.Command.Subcommands.Count > 0 && result.Tokens.All(token => token.Type == TokenType.Command))
+        {
+            // Whoever types only a group's name asks what there is.
+            await root.Parse([.. args, "--help"]).InvokeAsync();
+            return 2;
+        }
+
         if (result.Errors.Count > 0)
         {
             foreach (string message in UsageErrors(result))
@@ -48,6 +59,12 @@ internal static class LoraCommand
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             await Console.Error.WriteLineAsync($"error: {error.Message}");
+            return 1;
+        }
+        catch (Exception error) when (error is not OutOfMemoryException)
+        {
+            // A fault of ours: told whole, since it can only be reported, but with the exit code that scripts know.
+            await Console.Error.WriteLineAsync($"error: {error.Message}\nThis is a fault of LoraSharp. Please report it with the command and these lines:\n{error}");
             return 1;
         }
     }
@@ -98,14 +115,22 @@ internal static class LoraCommand
             return [$"there is no command '{word}'. {(NearestWord.Find(word, known) is { } near ? $"Did you mean {near}?" : $"Commands: {string.Join(", ", known)}.")}"];
         }
 
+        // A mistyped option, the value behind it and the required one that it was meant to be are one mistake too.
         string[] options = [.. result.CommandResult.Command.Options.Select(o => o.Name)];
-        return result.Errors.Select(error => error.Message)
-            .Concat(result.UnmatchedTokens.Where(t => t.StartsWith("--", StringComparison.Ordinal)).Select(t => NearestWord.Find(t, options) is { } near ? $"{t}: did you mean {near}?" : null).OfType<string>());
+        string[] mistyped = [.. result.UnmatchedTokens.Where(t => t.StartsWith("--", StringComparison.Ordinal))];
+        return mistyped.Length > 0
+            ? mistyped.Select(t => $"there is no option {t}. {(NearestWord.Find(t, options) is { } near ? $"Did you mean {near}?" : "")}".TrimEnd())
+            : result.Errors.Select(error => error.Message);
     }
 
     private static string CommandPath(ParseResult result)
     {
-        string name = result.CommandResult.Command.Name;
-        return result.CommandResult.Command is RootCommand ? "lora" : "lora " + name;
+        var names = new List<string>();
+        for (SymbolResult? at = result.CommandResult; at is CommandResult { Command: not RootCommand } command; at = at.Parent)
+        {
+            names.Insert(0, command.Command.Name);
+        }
+
+        return string.Join(' ', names.Prepend("lora"));
     }
 }

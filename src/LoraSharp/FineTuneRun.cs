@@ -136,9 +136,9 @@ public sealed class FineTuneRun
                 BetweenPasses = BetweenPasses,
             },
             options);
-        if (options.CreateSchedule(trainer.TotalSteps).WarmupSteps >= trainer.TotalSteps)
+        if (RunLength.Note(_recipe.Training, trainer.TotalSteps, options.CreateSchedule(trainer.TotalSteps).WarmupSteps) is { } note)
         {
-            notes($"the warm-up of {_recipe.Training.WarmupSteps} steps is not over when the run's {trainer.TotalSteps} are, so the learning rate never reaches {_recipe.Training.LearningRate}; training.warmup_steps: {trainer.TotalSteps / 10} would do.");
+            notes(note);
         }
 
         TrainingResult result = trainer.Run(cancellation);

@@ -53,6 +53,8 @@ internal sealed record ModelCard
 
     private bool IsAdapter => Recipe.Method != "full";
 
+    private bool IsChat => Data?.Sources.Any(source => source.Format == "chat") == true;
+
     /// <summary>The card as Markdown.</summary>
     public string ToMarkdown()
     {
@@ -70,9 +72,10 @@ internal sealed record ModelCard
         Table(text, "Made with", VersionRows());
         text.Append("\n## Recipe\nEvery setting, defaults filled in (`recipe.yaml`):\n\n```yaml\n").Append(RecipeWriter.ToYaml(Recipe)).Append("```\n");
         text.Append("\nEvery step is in `metrics.jsonl`, the curve in `loss.png`.\n");
+        text.Append($"\n## Use\n```\n{TrainedModelUse.Command(Recipe, Recipe.Model, IsChat)}\n```\n");
         if (IsAdapter)
         {
-            text.Append($"\n## Use\n```\nlora generate --model {Recipe.Model} --adapter {Recipe.Output} --prompt \"...\"\n```\n\nIn Python: `PeftModel.from_pretrained(base, \"{Recipe.Output}\")`.\n");
+            text.Append($"\nIn Python: `PeftModel.from_pretrained(base, \"{Recipe.Output}\")`.\n");
         }
 
         return text.ToString();

@@ -46,7 +46,7 @@ internal sealed class SweepFolder
         AtomicFile.WriteText(System.IO.Path.Combine(Path, "sweep.csv"), Csv(report));
     }
 
-    /// <summary>Draws what <see cref="Write"/> wrote last.</summary>
+    /// <summary>Draws what <see cref="Write"/> wrote last: one way from results to plots, for this sweep and for those of others.</summary>
     public void Draw(SweepReport report)
     {
         if (report.Recommendation is not null)

@@ -16,11 +16,13 @@ namespace LoraSharp;
 /// </summary>
 /// <param name="recipe">What all trials share, and in its <c>sweep</c> section what varies.</param>
 /// <param name="recipeFolder">Relative paths are looked up here too; null for none.</param>
-public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
+/// <param name="clock">For the seconds in the table; null for the system's.</param>
+public sealed class SweepRun(Recipe recipe, string? recipeFolder = null, TimeProvider? clock = null)
 {
     private readonly List<TrialReport> _done = [];
     private readonly RecipeSettings _settings = new(recipe, recipeFolder);
-    private readonly long _started = TimeProvider.System.GetTimestamp();
+    private readonly TimeProvider _clock = clock ?? TimeProvider.System;
+    private long _started;
 
     /// <summary>Trains, measures and writes.</summary>
     /// <param name="progress">Hears of each step.</param>
@@ -30,6 +32,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
     public SweepReport Execute(Action<SweepProgress>? progress = null, Action<string>? notes = null, CancellationToken cancellation = default)
     {
         ThrowIfUnfit();
+        _started = _clock.GetTimestamp();
         HostAllocator.KeepBlocks();
         var folder = new SweepFolder(recipe);
         using LoadedModel loaded = EngineSetup.Load(_settings.Engine(full: false));
@@ -141,7 +144,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
             EvalInterval = context.Options.EvalInterval,
             HalveEvery = recipe.Sweep.HalveEvery,
         };
-        long started = TimeProvider.System.GetTimestamp();
+        long started = _clock.GetTimestamp();
         IReadOnlyList<TrialResult> results;
         using (var trainer = new SideBySideTrainer(loaded.Model, loaded.Adapters, trials, options))
         using (IBatchSource source = context.Data.Plan(context.Batches))
@@ -153,7 +156,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
                 context.Cancellation);
         }
 
-        TimeSpan time = TimeProvider.System.GetElapsedTime(started);
+        TimeSpan time = _clock.GetElapsedTime(started);
         double steps = Math.Max(1, results.Sum(r => r.Losses.Count));
         foreach (TrialResult result in results)
         {
@@ -163,13 +166,13 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
 
     private void Alone(Context context, LoadedModel loaded, SweepTrial trial)
     {
-        long started = TimeProvider.System.GetTimestamp();
+        long started = _clock.GetTimestamp();
         TrialResult result = new SingleTrial(recipe, context.Data, context.Batches, context.Notes).Run(
             loaded,
             trial,
             step => context.Progress?.Invoke(new SweepProgress(trial.Name, _done.Count, context.Trials, step.Step, step.TotalSteps, step.Loss)),
             context.Cancellation);
-        Finish(context, loaded, result, TimeProvider.System.GetElapsedTime(started));
+        Finish(context, loaded, result, _clock.GetElapsedTime(started));
     }
 
     // Writes the adapter, measures it and adds it to the results; a full fine-tuning is measured only.
@@ -199,7 +202,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null)
 
     private SweepReport Report(Context context)
     {
-        SweepReport report = new(context.Folder.Path, [.. _done], SweepRecommendation.From([.. _done.Select(d => d.Training)]), TimeProvider.System.GetElapsedTime(_started), context.Data.Validation is not null);
+        SweepReport report = new(context.Folder.Path, [.. _done], SweepRecommendation.From([.. _done.Select(d => d.Training)]), _clock.GetElapsedTime(_started), context.Data.Validation is not null);
         context.Folder.Write(report);
         return report;
     }

@@ -25,7 +25,19 @@ public sealed class FirstHourTests : IDisposable
         CommandRun run = await CommandRun.OfAsync("generate", "--modle", TrainingFolder.TinyBase, "--prompt", "x");
 
         Assert.Equal(2, run.ExitCode);
-        Assert.Contains("--modle: did you mean --model?", run.Error, StringComparison.Ordinal);
+        Assert.Equal("error: there is no option --modle. Did you mean --model?\nTry: lora generate --help\n", run.Error.ReplaceLineEndings("\n"));
+    }
+
+    [Theory]
+    [InlineData("quickstart")]
+    [InlineData("preview", "data")]
+    public async Task A_group_without_a_command_shows_what_there_is(string expected, params string[] words)
+    {
+        CommandRun run = await CommandRun.OfAsync(words);
+
+        Assert.Equal(2, run.ExitCode);
+        Assert.Contains($"  {expected} ", run.Output, StringComparison.Ordinal);
+        Assert.Empty(run.Error);
     }
 
     [Theory]
@@ -103,6 +115,38 @@ public sealed class FirstHourTests : IDisposable
 
         Assert.True(run.ExitCode == 0, run.Error);
         Assert.Contains($"Try it: lora generate --model {TrainingFolder.TinyBase} --adapter {_folder.Path("run")} --quantize nf4 --double-quant --chat --prompt", run.Output, StringComparison.Ordinal);
+        Assert.Contains("--quantize nf4 --double-quant --chat --prompt", File.ReadAllText(Path.Combine(_folder.Path("run"), "README.md")), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Few_rows_by_the_defaults_are_told_how_to_make_more_steps_of_them()
+    {
+        _folder.Write("rows.jsonl", """{"text": "a b c d"}""", """{"text": "b c d e"}""");
+
+        CommandRun run = await CommandRun.OfAsync("train", "--model", TrainingFolder.TinyBase, "--data", _folder.Path("rows.jsonl"), "--output", _folder.Path("run"), "--device", "cpu");
+
+        Assert.True(run.ExitCode == 0, run.Error);
+        Assert.Contains("note: 3 steps are few to learn from, and 3 of them are warm-up. For so few rows: --gradient-accumulation 1 --epochs 20", run.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Rows_are_previewed_by_model_and_data_alone()
+    {
+        string data = _folder.Write("rows.jsonl", """{"text": "a b c d"}""");
+
+        CommandRun run = await CommandRun.OfAsync("data", "preview", "--model", TrainingFolder.TinyBase, "--data", data);
+
+        Assert.True(run.ExitCode == 0, run.Error);
+        Assert.Contains($"{data}: 1 rows, format text", run.Output, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_setting_that_is_missing_is_told_what_belongs_there()
+    {
+        CommandRun run = await CommandRun.OfAsync("train", "--model", TrainingFolder.TinyBase, "--data", "rows.jsonl");
+
+        Assert.Equal(1, run.ExitCode);
+        Assert.Contains("output is missing, expected the run folder:", run.Error, StringComparison.Ordinal);
     }
 
     [Fact]

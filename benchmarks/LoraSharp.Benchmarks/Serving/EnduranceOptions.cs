@@ -5,7 +5,14 @@ namespace LoraSharp.Benchmarks.Serving;
 /// <summary>How a server is put to the test over time.</summary>
 internal sealed record EnduranceOptions
 {
+    /// <summary>Shortest time the load lasts.</summary>
     public double Seconds { get; init; } = 60;
+
+    /// <summary>The load goes on until so many answers were checked, however slow the machine is.</summary>
+    public long Answers { get; init; }
+
+    /// <summary>And until so many adapters were loaded or taken away.</summary>
+    public long Changes { get; init; }
 
     /// <summary>Clients that ask side by side.</summary>
     public int Clients { get; init; } = 12;

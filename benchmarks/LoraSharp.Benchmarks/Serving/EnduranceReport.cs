@@ -60,14 +60,16 @@ internal sealed class EnduranceReport
     }
 
     /// <summary>Answers that were compared with the expected ones.</summary>
-    public long Answers
+    public long Answers => Counted("answer");
+
+    /// <summary>Adapters that were loaded or taken away over HTTP.</summary>
+    public long Changes => Counted("load: 200") + Counted("unload: 200");
+
+    private long Counted(string prefix)
     {
-        get
+        lock (_gate)
         {
-            lock (_gate)
-            {
-                return Counts.Where(c => c.Key.StartsWith("answer", StringComparison.Ordinal)).Sum(c => c.Value);
-            }
+            return Counts.Where(c => c.Key.StartsWith(prefix, StringComparison.Ordinal)).Sum(c => c.Value);
         }
     }
 

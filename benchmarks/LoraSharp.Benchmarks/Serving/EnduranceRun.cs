@@ -18,6 +18,8 @@ internal sealed class EnduranceRun
     /// <summary>Loaded and unloaded; it may rightly be unknown.</summary>
     private const string Passing = "passing";
 
+    private static readonly TimeSpan Look = TimeSpan.FromMilliseconds(20);
+
     private readonly EnduranceOptions _options;
     private readonly (string Name, string Path)[] _stable;
     private readonly string[] _versions;
@@ -67,12 +69,18 @@ internal sealed class EnduranceRun
         Task[] work = [.. Enumerable.Range(0, _options.Clients).Select(i => ClientAsync(_options.Seed + 100 + i, over.Token)), ChangesAsync(_options.Seed + 99, over.Token)];
         for (int rest = 1; rest <= _options.Rests; rest++)
         {
-            TimeSpan wait = TimeSpan.FromSeconds(_options.Seconds * rest / _options.Rests) - Stopwatch.GetElapsedTime(start);
-            await Task.WhenAny([Task.Delay(wait > TimeSpan.Zero ? wait : TimeSpan.Zero, cancellation), .. work]).ConfigureAwait(false);
-            foreach (Task ended in work.Where(w => w.IsCompleted))
+            do
             {
-                await ended.ConfigureAwait(false);
+                TimeSpan left = TimeSpan.FromSeconds(_options.Seconds * rest / _options.Rests) - Stopwatch.GetElapsedTime(start);
+                await Task.WhenAny([Task.Delay(left > Look ? left : Look, cancellation), .. work]).ConfigureAwait(false);
+                foreach (Task ended in work.Where(w => w.IsCompleted))
+                {
+                    await ended.ConfigureAwait(false);
+                }
+
+                cancellation.ThrowIfCancellationRequested();
             }
+            while (_report.Answers * _options.Rests < _options.Answers * rest || _report.Changes * _options.Rests < _options.Changes * rest);
 
             using (await _gate.PauseAsync().ConfigureAwait(false))
             {

@@ -13,7 +13,7 @@ internal static class ChatCommand
     public static Command Create()
     {
         var system = new Option<string?>("--system") { Description = "The system message.", HelpName = "TEXT" };
-        var command = new Command("chat", "Talk with a model through its chat template. /reset forgets the conversation, /exit ends it, Ctrl+C ends an answer.\nExample: lora chat --model SmolLM2-135M-Instruct --adapter runs/my-adapter") { system };
+        var command = new Command("chat", "Talk with a model through its chat template. /reset forgets the conversation, /exit ends it, Ctrl+C ends an answer.\nExample: lora chat --model HuggingFaceTB/SmolLM2-135M-Instruct --adapter runs/my-adapter") { system };
         var engine = new EngineInputs(command);
         var sampling = new SamplingInputs(command);
         command.SetAction(parsed =>

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using LoraSharp.Formats;
 
 namespace LoraSharp.Cli.Commands;
 
@@ -63,6 +64,19 @@ internal static class CommonOptions
 
     /// <summary>--model-type.</summary>
     public static Option<string?> ModelType() => new("--model-type") { Description = "Treat the model as this family, whatever config.json calls it.", HelpName = "NAME" };
+
+    /// <summary>--set, repeatable, several values at once.</summary>
+    public static Option<string[]> Set() => new("--set") { Description = "One setting of the recipe; may be given several times, the last wins.", HelpName = "KEY=VALUE", DefaultValueFactory = _ => [], AllowMultipleArgumentsPerToken = true };
+
+    /// <summary>The settings that --set was given.</summary>
+    /// <exception cref="LoraSharpException">One has no equals sign.</exception>
+    public static IEnumerable<KeyValuePair<string, string>> Settings(IEnumerable<string> set) => set.Select(text => text.IndexOf('=') is > 0 and int equals
+        ? KeyValuePair.Create(text[..equals].Trim(), text[(equals + 1)..].Trim())
+        : throw new LoraSharpException($"--set '{text}': expected KEY=VALUE, e.g. --set training.epochs=1."));
+
+    /// <summary>Finds the device before anything is written, where it is needed last, for a comparison.</summary>
+    /// <exception cref="LoraSharpException">There is no such device.</exception>
+    public static void RequireDevice(string device) => _ = EngineSetup.FindDevice(device);
 
     /// <summary>--json.</summary>
     public static Option<bool> Json() => new("--json") { Description = "Print one JSON object instead of text." };

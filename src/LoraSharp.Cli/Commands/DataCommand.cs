@@ -1,5 +1,4 @@
 using System.CommandLine;
-using LoraSharp.Formats;
 using LoraSharp.Recipes;
 using LoraSharp.Training.Data;
 using Spectre.Console;
@@ -16,19 +15,28 @@ internal static class DataCommand
 
     private static Command Preview()
     {
-        var recipe = new Argument<string?>("RECIPE") { Description = "The recipe of the run; may be left out when --set gives model and data.train.", Arity = ArgumentArity.ZeroOrOne };
-        var settings = new Option<string[]>("--set") { Description = "Sets a key of the recipe, as key=value. May be given several times.", HelpName = "KEY=VALUE", AllowMultipleArgumentsPerToken = true, DefaultValueFactory = _ => [] };
+        var recipe = new Argument<string?>("recipe") { Description = "The recipe of the run; optional when --model and --data are given.", Arity = ArgumentArity.ZeroOrOne, HelpName = "RECIPE.yaml" };
+        var model = new Option<string?>("--model") { Description = "The model whose tokenizer and chat template the rows go through.", HelpName = "MODEL" };
+        var rowsFile = new Option<string?>("--data") { Description = "Training data: a file or a folder.", HelpName = "PATH" };
+        Option<string[]> settings = CommonOptions.Set();
         var rows = new Option<int>("--rows") { Description = "How many rows to show token by token.", HelpName = "N", DefaultValueFactory = _ => 3 };
         Option<bool> json = CommonOptions.Json();
-        var command = new Command("preview", "Shows the rows as the model sees them (tokens, what is trained on), their lengths, what is cut or dropped and why, duplicates, overlap with validation.\nExample: lora data preview recipe.yaml --rows 5 --set data.max_length=512")
+        var command = new Command("preview", "Shows the rows as the model sees them (tokens, what is trained on), their lengths, what is cut or dropped and why, duplicates, overlap with validation.\nExample: lora data preview recipe.yaml --rows 5 --set data.max_length=512\n         lora data preview --model HuggingFaceTB/SmolLM2-135M-Instruct --data rows.jsonl")
         {
-            recipe, settings, rows, json,
+            recipe, model, rowsFile, settings, rows, json,
         };
         command.SetAction(parsed =>
         {
             // Nothing is written, so a recipe need not say where.
             string? path = parsed.GetValue(recipe);
-            Recipe read = RecipeReader.Read(path, [new("output", "preview"), .. parsed.GetValue(settings)!.Select(Setting)]);
+            KeyValuePair<string, string>[] flags =
+            [
+                new("output", "preview"),
+                .. parsed.GetValue(model) is { } name ? (KeyValuePair<string, string>[])[new("model", name)] : [],
+                .. parsed.GetValue(rowsFile) is { } file ? (KeyValuePair<string, string>[])[new("data.train", file)] : [],
+                .. CommonOptions.Settings(parsed.GetValue(settings)!),
+            ];
+            Recipe read = RecipeReader.Read(path, flags);
             var told = new RecipeSettings(read, path is null ? null : Path.GetDirectoryName(Path.GetFullPath(path)));
             ModelLanguage language = ModelLanguage.Open(told.Model);
             using TrainingData data = TrainingData.Load(told.Data(), language.Tokenizer, language.ChatTemplate?.Renderer());
@@ -44,12 +52,6 @@ internal static class DataCommand
             }
         });
         return command;
-    }
-
-    private static KeyValuePair<string, string> Setting(string text)
-    {
-        int equals = text.IndexOf('=');
-        return equals > 0 ? new KeyValuePair<string, string>(text[..equals], text[(equals + 1)..]) : throw new LoraSharpException($"--set {text}: expected KEY=VALUE, e.g. data.max_length=512.");
     }
 
     private static object Json(DataPreview preview) => new

@@ -22,7 +22,7 @@ internal static class EvalCommand
         var generate = new Option<bool>("--generate") { Description = "Also generate each answer and score it: exact match, BLEU, ROUGE, chrF." };
         var output = new Option<string?>("--output") { Description = "Write every generated row to this file, a JSON object a line.", HelpName = "FILE" };
         Option<bool> json = CommonOptions.Json();
-        var command = new Command("eval", "Measure loss, perplexity and, with --generate, the quality of the answers.\nExample: lora eval --model SmolLM2-135M --adapter runs/mine --data test.jsonl --generate") { data, format, maxLength, maxSamples, batch, generate, output, json };
+        var command = new Command("eval", "Measure loss, perplexity and, with --generate, the quality of the answers.\nExample: lora eval --model HuggingFaceTB/SmolLM2-135M-Instruct --adapter runs/mine --data test.jsonl --generate") { data, format, maxLength, maxSamples, batch, generate, output, json };
         var engine = new EngineInputs(command);
         var sampling = new SamplingInputs(command);
         command.SetAction(parsed =>

@@ -30,14 +30,13 @@ internal static class ExportCommand
         Option<string?> dtype = CommonOptions.ComparisonDType();
         Option<string> device = CommonOptions.Device();
         Option<bool> json = CommonOptions.Json();
-        var command = new Command("export", "Write a GGUF file for llama.cpp and LLamaSharp: a model, a model with adapters merged into it, or an adapter. The file is opened again and checked against the source.\nExample: lora export --model SmolLM2-135M --adapter runs/my-adapter --output my.gguf --type q8_0")
+        var command = new Command("export", "Write a GGUF file for llama.cpp and LLamaSharp: a model, a model with adapters merged into it, or an adapter. The file is opened again and checked against the source.\nExample: lora export --model HuggingFaceTB/SmolLM2-135M-Instruct --adapter runs/my-adapter --output my.gguf --type q8_0")
         {
             model, adapters, output, type, ends, adapterOnly, probe, anyBase, quantize, doubleQuant, dtype, device, json,
         };
         command.SetAction(parsed =>
         {
-            // Before anything is written: the device is needed last, for the comparison.
-            _ = EngineSetup.FindDevice(parsed.GetValue(device)!);
+            CommonOptions.RequireDevice(parsed.GetValue(device)!);
             var settings = new Settings(parsed.GetValue(output)!, ParseType(parsed.GetValue(type)!), parsed.GetValue(ends) is { } e ? ParseType(e) : null, new MergeProbeOptions { Tokens = parsed.GetValue(probe), DType = parsed.GetValue(dtype), Device = parsed.GetValue(device)! }, parsed.GetValue(anyBase), parsed.GetValue(json));
             string[] named = parsed.GetValue(adapters)!;
             using ModelSource source = AdapterInputs.RoundedModel(parsed.GetValue(model)!, parsed.GetValue(quantize)!, parsed.GetValue(doubleQuant), null);

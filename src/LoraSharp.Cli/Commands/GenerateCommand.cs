@@ -21,7 +21,7 @@ internal static class GenerateCommand
         var schema = new Option<string?>("--json-schema") { Description = "The text is JSON that satisfies the schema in this file (draft 2020-12).", HelpName = "FILE" };
         var regex = new Option<string?>("--regex") { Description = "The text matches this regular expression from its beginning to its end.", HelpName = "EXPRESSION" };
         Option<bool> json = CommonOptions.Json();
-        var command = new Command("generate", "Continue a prompt.\nExample: lora generate --model SmolLM2-135M --adapter runs/my-adapter --prompt \"The river\" --max-tokens 40 --temperature 0") { prompt, chat, system, schema, regex, json };
+        var command = new Command("generate", "Continue a prompt.\nExample: lora generate --model HuggingFaceTB/SmolLM2-135M-Instruct --adapter runs/my-adapter --prompt \"The river\" --max-tokens 40 --temperature 0") { prompt, chat, system, schema, regex, json };
         var engine = new EngineInputs(command);
         var sampling = new SamplingInputs(command);
         command.SetAction((parsed, cancellation) => Task.FromResult(Run(parsed, cancellation)));

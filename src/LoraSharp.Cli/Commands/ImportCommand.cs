@@ -26,8 +26,7 @@ internal static class ImportCommand
         };
         command.SetAction(parsed =>
         {
-            // Before anything is written: the device is needed last, for the comparison.
-            _ = EngineSetup.FindDevice(parsed.GetValue(device)!);
+            CommonOptions.RequireDevice(parsed.GetValue(device)!);
             string path = parsed.GetValue(input)!;
             bool isAdapter;
             using (GgufShards file = GgufShards.Open(path))

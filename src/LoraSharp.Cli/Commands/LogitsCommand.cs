@@ -11,7 +11,7 @@ internal static class LogitsCommand
     {
         var input = new Option<string>("--input") { Description = "Safetensors file with input_ids [b, s] and, if rows are padded, attention_mask [b, s].", Required = true, HelpName = "FILE" };
         var output = new Option<string>("--output") { Description = "Safetensors file to write logits [b, s, v] to, in float32.", Required = true, HelpName = "FILE" };
-        var command = new Command("logits", "Logits of given token ids, to compare with another implementation.\nExample: lora logits --model SmolLM2-135M --input ids.safetensors --output logits.safetensors") { input, output };
+        var command = new Command("logits", "Logits of given token ids, to compare with another implementation.\nExample: lora logits --model HuggingFaceTB/SmolLM2-135M-Instruct --input ids.safetensors --output logits.safetensors") { input, output };
         var engine = new EngineInputs(command);
         command.SetAction(parsed =>
         {

@@ -28,14 +28,13 @@ internal static class MergeCommand
         Option<string> quantize = CommonOptions.RoundBase();
         Option<bool> doubleQuant = CommonOptions.DoubleQuant();
         Option<bool> json = CommonOptions.Json();
-        var command = new Command("merge", "Merge adapters into their base: W' = W + (alpha/r)·B·A, as a plain checkpoint, and measure that it answers the same.\nExample: lora merge --model SmolLM2-135M --adapter runs/my-adapter --output merged")
+        var command = new Command("merge", "Merge adapters into their base: W' = W + (alpha/r)·B·A, as a plain checkpoint, and measure that it answers the same.\nExample: lora merge --model HuggingFaceTB/SmolLM2-135M-Instruct --adapter runs/my-adapter --output merged")
         {
             model, adapters, output, unmerge, dtype, probe, strict, anyBase, modelType, device, quantize, doubleQuant, json,
         };
         command.SetAction(parsed =>
         {
-            // Before anything is written: the device is needed last, for the comparison.
-            _ = EngineSetup.FindDevice(parsed.GetValue(device)!);
+            CommonOptions.RequireDevice(parsed.GetValue(device)!);
             (string Path, double Weight)[] named = [.. parsed.GetValue(adapters)!.Select(AdapterInputs.Weighted)];
             using ModelSource source = AdapterInputs.RoundedModel(parsed.GetValue(model)!, parsed.GetValue(quantize)!, parsed.GetValue(doubleQuant), parsed.GetValue(modelType));
             var opened = new List<MergedAdapter>();

@@ -18,7 +18,6 @@ internal static class PullCommand
         var command = new Command("pull", """
             Download a model or an adapter into the Hugging Face cache, where --model and --adapter find it by its name.
             An interrupted download goes on where it stopped. Token: HF_TOKEN or 'hf auth login'; mirror: HF_ENDPOINT; proxy: HTTPS_PROXY.
-
             Example: lora pull HuggingFaceTB/SmolLM2-135M-Instruct
             """)
         {

@@ -18,7 +18,6 @@ internal static class PushCommand
         Option<bool> json = CommonOptions.Json();
         var command = new Command("push", """
             Upload an adapter folder to the hub in one commit. Needs an access token with write permission in HF_TOKEN.
-
             Example: lora push runs/my-adapter me/my-adapter --private
             """)
         {

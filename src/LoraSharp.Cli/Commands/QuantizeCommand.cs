@@ -33,14 +33,13 @@ internal static class QuantizeCommand
         var rank = new Option<int>("--rank") { Description = "Rank of that adapter.", HelpName = "R", DefaultValueFactory = _ => 16 };
         var alpha = new Option<double>("--alpha") { Description = "Alpha of that adapter.", HelpName = "A", DefaultValueFactory = _ => 32 };
         var iterations = new Option<int>("--iterations") { Description = "Rounds of quantising and decomposing.", HelpName = "N", DefaultValueFactory = _ => 5 };
-        var command = new Command("quantize", "Write the model as a 4-bit checkpoint that bitsandbytes and transformers open.\n\nExample: lora quantize --model ./llama --output ./llama-nf4 --double-quant")
+        var command = new Command("quantize", "Write the model as a 4-bit checkpoint that bitsandbytes and transformers open.\nExample: lora quantize --model ./llama --output ./llama-nf4 --double-quant")
         {
             model, adapters, output, type, twice, block, skip, init, rank, alpha, iterations, modelType, dtype, device, anyBase, json,
         };
         command.SetAction(result =>
         {
-            // Before anything is written: the device is needed last, for the comparison.
-            _ = EngineSetup.FindDevice(result.GetValue(device)!);
+            CommonOptions.RequireDevice(result.GetValue(device)!);
             var options = new QuantizationOptions
             {
                 Type = result.GetValue(type) == "fp4" ? FourBitType.Fp4 : FourBitType.Nf4,

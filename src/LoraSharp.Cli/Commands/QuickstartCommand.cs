@@ -63,7 +63,8 @@ internal static class QuickstartCommand
         });
         using (var progress = new TrainingProgress(text, !json && !Console.IsOutputRedirected))
         {
-            FineTuneResult trained = new FineTuneRun(recipe).Execute([progress], note => text.WriteLine($"   note: {note}"), cancellation);
+            // What there is to note of the rows stands above.
+            FineTuneResult trained = new FineTuneRun(recipe).Execute([progress], notes: null, cancellation);
             if (!trained.Complete)
             {
                 return 1;
@@ -87,7 +88,7 @@ internal static class QuickstartCommand
         text.WriteLine($"""
 
             Next:
-              lora generate --model {Quoted(model)} --adapter {output} --prompt $'name: The Blue Fig | food: Greek | area: harbour | price: cheap | rating: 4 of 5 | family-friendly: no\n' --temperature 0
+              lora generate --model {Quoted(model)} --adapter {output} --prompt {Line("name: The Blue Fig | food: Greek | area: harbour | price: cheap | rating: 4 of 5 | family-friendly: no")} --temperature 0
               lora inspect {output} --spectrum
               lora train --model PATH_TO_A_HUGGING_FACE_MODEL --data your-rows.jsonl --output runs/mine --rank 8
             """);
@@ -133,6 +134,9 @@ internal static class QuickstartCommand
         string line = answer.ReplaceLineEndings(" ").Trim();
         return line.Length > 140 ? line[..140] + "…" : line;
     }
+
+    // With the line break that the rows end their prompts with, as bash and zsh or PowerShell write it.
+    private static string Line(string text) => OperatingSystem.IsWindows() ? $"\"{text}`n\"" : $"$'{text}\\n'";
 
     private static string Quoted(string path) => path.Contains(' ') ? $"\"{path}\"" : path;
 

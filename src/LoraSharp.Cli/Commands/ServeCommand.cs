@@ -37,7 +37,7 @@ internal static class ServeCommand
         var command = new Command(Name, $"""
             Serve a base model with many adapters over an OpenAI-compatible HTTP API.
             Examples:
-              lora serve --model SmolLM2-135M --adapter support=runs/support sql=runs/sql --port 8080
+              lora serve --model HuggingFaceTB/SmolLM2-135M-Instruct --adapter support=runs/support sql=runs/sql --port 8080
               lora serve --model base.gguf --host 0.0.0.0 --keys keys.yaml --adapter-folder adapters --log-level information
             Keys can be given in the environment too, where no list of processes shows them: {ApiKeyVariable}, {AdminKeyVariable}.
             """)

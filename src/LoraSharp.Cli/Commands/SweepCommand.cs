@@ -11,7 +11,7 @@ internal static class SweepCommand
     public static Command Create()
     {
         var recipe = new Argument<string>("recipe") { Description = "Recipe in YAML: what all trials share, and in its sweep section what varies (docs/recipe.md); flags win.", HelpName = "RECIPE.yaml" };
-        var set = new Option<string[]>("--set") { Description = "One setting of the recipe; may be given several times, the last wins.", HelpName = "KEY=VALUE", DefaultValueFactory = _ => [], AllowMultipleArgumentsPerToken = true };
+        Option<string[]> set = CommonOptions.Set();
         var ranks = new Option<string?>("--ranks") { Description = "Ranks, with commas. Alpha keeps the recipe's ratio to the rank unless --alphas is given.", HelpName = "R,R,..." };
         var alphas = new Option<string?>("--alphas") { Description = "Alphas, with commas.", HelpName = "A,A,..." };
         var targets = new Option<string[]>("--targets") { Description = "Targets of one trial (names with commas, or all-linear); several times or several values for several.", HelpName = "NAMES", DefaultValueFactory = _ => [], AllowMultipleArgumentsPerToken = true };
@@ -28,7 +28,7 @@ internal static class SweepCommand
         };
         command.SetAction((parsed, cancellation) =>
         {
-            List<KeyValuePair<string, string>> settings = [.. parsed.GetValue(set)!.Select(Pair)];
+            List<KeyValuePair<string, string>> settings = [.. CommonOptions.Settings(parsed.GetValue(set)!)];
             void Add(string key, string? value)
             {
                 if (!string.IsNullOrEmpty(value))
@@ -154,13 +154,5 @@ internal static class SweepCommand
         }
 
         return parts.Length > 0 ? $"[{string.Join(", ", parts)}]" : null;
-    }
-
-    private static KeyValuePair<string, string> Pair(string text)
-    {
-        int equals = text.IndexOf('=');
-        return equals > 0
-            ? new(text[..equals].Trim(), text[(equals + 1)..].Trim())
-            : throw new LoraSharpException($"--set '{text}': expected KEY=VALUE, e.g. --set training.epochs=1.");
     }
 }

@@ -23,7 +23,7 @@ internal static class TokenizeCommand
         Option<string> model = CommonOptions.Model();
         var input = new Option<string>("--input") { Description = "JSON lines: {\"text\": ...} or {\"messages\": [...], \"add_generation_prompt\": ..., template variables}.", Required = true, HelpName = "F.jsonl" };
         var output = new Option<string>("--output") { Description = "JSON lines to write, one for each line read.", Required = true, HelpName = "O.jsonl" };
-        var command = new Command("tokenize", "Write the token ids of texts and chats.\n\nExample: lora tokenize --model ./llama --input rows.jsonl --output ids.jsonl")
+        var command = new Command("tokenize", "Write the token ids of texts and chats.\nExample: lora tokenize --model ./llama --input rows.jsonl --output ids.jsonl")
         {
             model, input, output,
         };

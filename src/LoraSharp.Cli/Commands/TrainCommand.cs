@@ -1,5 +1,4 @@
 using System.CommandLine;
-using LoraSharp.Formats;
 using LoraSharp.Recipes;
 using LoraSharp.Training;
 
@@ -32,12 +31,12 @@ internal static class TrainCommand
     public static Command Create()
     {
         var recipe = new Argument<string?>("recipe") { Description = "Recipe in YAML (docs/recipe.md lists every key); optional when flags say everything.", Arity = ArgumentArity.ZeroOrOne, HelpName = "RECIPE.yaml" };
-        var set = new Option<string[]>("--set") { Description = "One setting of the recipe; may be given several times, the last wins.", HelpName = "KEY=VALUE", DefaultValueFactory = _ => [], AllowMultipleArgumentsPerToken = true };
+        Option<string[]> set = CommonOptions.Set();
         var quantize = new Option<string?>("--quantize") { Description = "nf4: the same as --method qlora.", HelpName = "TYPE" };
         quantize.AcceptOnlyFromAmong("nf4", "fp4", "none");
         Option<bool> json = CommonOptions.Json();
         Option<string?> telemetry = TelemetryExport.Endpoint();
-        var command = new Command("train", "Fine-tune a model: LoRA, QLoRA or in full.\nExample: lora train recipe.yaml --set training.epochs=1\n         lora train --model SmolLM2-135M --data train.jsonl --output runs/mine --rank 8") { recipe, set, quantize, telemetry, json };
+        var command = new Command("train", "Fine-tune a model: LoRA, QLoRA or in full.\nExample: lora train recipe.yaml --set training.epochs=1\n         lora train --model HuggingFaceTB/SmolLM2-135M-Instruct --data train.jsonl --output runs/mine --rank 8") { recipe, set, quantize, telemetry, json };
         Dictionary<string, string> descriptions = RecipeDocumentation.Settings().ToDictionary(s => s.Key, s => s.Description);
         var options = new List<(Option<string?> Option, string Key)>();
         foreach ((string flag, string key, string value) in Flags)
@@ -74,7 +73,7 @@ internal static class TrainCommand
                 settings.Add(new("quantization.type", type));
             }
 
-            settings.AddRange(parsed.GetValue(set)!.Select(Pair));
+            settings.AddRange(CommonOptions.Settings(parsed.GetValue(set)!));
             using TelemetryExport? export = TelemetryExport.Start(parsed.GetValue(telemetry), TrainingTelemetry.SourceName);
             return await RunAsync(parsed.GetValue(recipe), settings, parsed.GetValue(json), cancellation);
         });
@@ -111,29 +110,16 @@ internal static class TrainCommand
         else if (result.Complete)
         {
             Console.WriteLine($"Written: {result.Folder}");
-            Console.WriteLine($"Try it: lora generate {Inputs(recipe, path)}{(result.Formats.Contains("chat") ? " --chat" : string.Empty)} --prompt \"...\"");
+            Console.WriteLine($"Try it: {TrainedModelUse.Command(recipe, ModelFromHere(recipe, path), result.Formats.Contains("chat"))}");
         }
 
         return result.Complete ? 0 : 1;
     }
 
-    // The base as the adapter was trained on it. Other block sizes are a matter of the recipe.
-    private static string Rounding(Recipe recipe) => recipe.Method != "qlora" || recipe.Quantization.BlockSize != 64 || recipe.Quantization.SkipModules.Count > 0 ? ""
-        : $" --quantize {recipe.Quantization.Type}{(recipe.Quantization.Double ? " --double-quant" : "")}";
-
-    // What was trained, named so that it is found from here: a recipe's model may lie beside the recipe.
-    private static string Inputs(Recipe recipe, string? path)
+    // A recipe's model may lie beside the recipe.
+    private static string ModelFromHere(Recipe recipe, string? path)
     {
         string beside = Path.Combine(Path.GetDirectoryName(path) ?? string.Empty, recipe.Model);
-        string model = Path.Exists(beside) ? beside : recipe.Model;
-        return recipe.Method == "full" ? $"--model {recipe.Output}" : $"--model {model} --adapter {recipe.Output}{Rounding(recipe)}";
-    }
-
-    private static KeyValuePair<string, string> Pair(string text)
-    {
-        int equals = text.IndexOf('=');
-        return equals > 0
-            ? new(text[..equals].Trim(), text[(equals + 1)..].Trim())
-            : throw new LoraSharpException($"--set '{text}': expected KEY=VALUE, e.g. --set training.epochs=1.");
+        return Path.Exists(beside) ? beside : recipe.Model;
     }
 }

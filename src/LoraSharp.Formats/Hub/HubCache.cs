@@ -63,7 +63,8 @@ public sealed class HubCache
 
         string snapshot = ResolveSnapshot(name!) ?? throw new HubException(
             HubFault.Offline,
-            $"{pathOrName}: there is no such folder or file here, and no such model or adapter in the hub cache {Folder}. {Describe(name!)} If it is on the hub, get it with: lora pull {name}");
+            $"{pathOrName}: there is no such folder or file here, and no such model or adapter in the hub cache {Folder}. {Describe(name!)} "
+                + (pathOrName.Contains('/', StringComparison.Ordinal) ? $"If it is on the hub, get it with: lora pull {name}" : $"Expected a folder, a file, or a name on the hub with its owner, as in org/{name}."));
         RequireLinks(name!, snapshot);
         if (File.Exists(Path.Combine(snapshot, "config.json")) || File.Exists(Path.Combine(snapshot, "adapter_config.json")))
         {

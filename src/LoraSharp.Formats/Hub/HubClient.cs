@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Net;
 using System.Text.Json.Nodes;
 
@@ -203,7 +204,7 @@ public sealed partial class HubClient : IDisposable
             throw new HubException(HubFault.DiskFull, $"{name} needs {Megabytes(needed)} and {Cache.Folder} has {Megabytes(free)} free. Free some space, or set HF_HUB_CACHE to a folder with more.");
         }
 
-        static string Megabytes(long bytes) => $"{bytes / 1e6:N0} MB";
+        static string Megabytes(long bytes) => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e6:N0} MB");
     }
 
     private static HubException NothingWanted(HubName name, RepositoryContents contents, FileFilter filter)

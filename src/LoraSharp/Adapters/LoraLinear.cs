@@ -15,9 +15,8 @@ public sealed class LoraLinear : LinearLayer
 
     private readonly LinearLayer _inner;
     private readonly AdapterSet _adapters;
-    private readonly int _index;
+    private readonly AdapterUpdate _update;
     private readonly GroupedFactors _grouped;
-    private Tensor? _squaredNorms;
     private (LoraAdapter Adapter, DenseLinear Layer)? _folded;
     private Routes? _routes;
 
@@ -26,7 +25,7 @@ public sealed class LoraLinear : LinearLayer
     {
         _inner = inner;
         _adapters = adapters;
-        _index = index;
+        _update = new AdapterUpdate(inner, adapters, index);
         _grouped = new GroupedFactors(adapters, inner.Spec.Name, index);
     }
 
@@ -160,7 +159,7 @@ public sealed class LoraLinear : LinearLayer
             if (adapter is not null && adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module) && FactorsFor(module, count) is null)
             {
                 Tensor piece = y.narrow(0, start, count);
-                piece.copy_(Adapted(adapter, module, rows.narrow(0, start, count), piece.clone()));
+                piece.copy_(_update.Apply(adapter, module, rows.narrow(0, start, count), piece.clone()));
             }
 
             start += count;
@@ -190,7 +189,7 @@ public sealed class LoraLinear : LinearLayer
         {
             if (chosen.Adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module))
             {
-                y = Weighted(chosen, module, rows, y.clone());
+                y = _update.Weighted(chosen, module, rows, y.clone());
             }
         }
 
@@ -221,7 +220,7 @@ public sealed class LoraLinear : LinearLayer
 
         if (module.Magnitude is not null)
         {
-            weight.mul_(DoraScale(module).unsqueeze(1));
+            weight.mul_(_update.DoraScale(module).unsqueeze(1));
         }
 
         if (module.TokenRows is { } tokens)
@@ -247,21 +246,14 @@ public sealed class LoraLinear : LinearLayer
         _folded = null;
     }
 
-    /// <summary>‖W + ΔW‖ of each row [f] in float32, without forming ΔW; DoRA's denominator. For the caller to dispose.</summary>
-    internal Tensor WeightNorms(AdapterModule module)
-    {
-        using var scope = NewDisposeScope();
-        using var _ = no_grad();
-        Tensor weight = _inner.DenseWeight().to(ScalarType.Float32);
-        _squaredNorms ??= weight.mul(weight).sum(1).DetachFromDisposeScope();
-        return DoraNorm.Of(_squaredNorms, weight, module).MoveToOuterDisposeScope();
-    }
+    /// <summary>‖W + ΔW‖ of each row [f] in float32; DoRA's denominator. For the caller to dispose.</summary>
+    internal Tensor WeightNorms(AdapterModule module) => _update.WeightNorms(module);
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
         Unfold();
-        _squaredNorms?.Dispose();
+        _update.Dispose();
         _inner.Dispose();
     }
 
@@ -291,7 +283,7 @@ public sealed class LoraLinear : LinearLayer
         if (!inPlace && GroupedFactors.Fits(segments))
         {
             Tensor output = _inner.Forward(rows.view(segments.Count, -1, Spec.InFeatures));
-            return _grouped.Add(segments, rows, output, (segment, x, piece) => Weighted(new(segment.Adapter!), segment.Adapter!.Modules[Spec.Name], x, piece));
+            return _grouped.Add(segments, rows, output, (segment, x, piece) => _update.Weighted(new(segment.Adapter!), segment.Adapter!.Modules[Spec.Name], x, piece));
         }
 
         Tensor y = _inner.Forward(rows);
@@ -303,13 +295,13 @@ public sealed class LoraLinear : LinearLayer
             if (adapter is not null && adapter.Modules.TryGetValue(Spec.Name, out AdapterModule? module))
             {
                 Tensor input = rows.narrow(0, start, count);
-                if (inPlace && IsPlain(module))
+                if (inPlace && AdapterUpdate.IsPlain(module))
                 {
-                    AddFactors(module, adapter, input, piece, 1);
+                    _update.AddFactors(module, adapter, input, piece, 1);
                 }
                 else
                 {
-                    piece = Weighted(new(adapter), module, input, piece.clone());
+                    piece = _update.Weighted(new(adapter), module, input, piece.clone());
                     if (inPlace)
                     {
                         y.narrow(0, start, count).copy_(piece);
@@ -332,8 +324,8 @@ public sealed class LoraLinear : LinearLayer
             LoraAdapter adapter = chosen[0].Adapter;
             AdapterModule module = adapter.Modules[Spec.Name];
             return module.OtherWeight is { } weight && module.A is null
-                ? Saved(module, weight, rows)
-                : Adapted(adapter, module, rows, _inner.Forward(rows));
+                ? _update.Saved(module, weight, rows)
+                : _update.Apply(adapter, module, rows, _inner.Forward(rows));
         }
 
         Tensor y = _inner.Forward(rows);
@@ -346,15 +338,15 @@ public sealed class LoraLinear : LinearLayer
                 continue;
             }
 
-            if (IsPlain(module))
+            if (AdapterUpdate.IsPlain(module))
             {
                 result = first ? y.clone() : result;
-                result = AddFactors(module, one.Adapter, rows, result, one.Weight);
+                result = _update.AddFactors(module, one.Adapter, rows, result, one.Weight);
             }
             else
             {
                 // What it changes, weighted.
-                Tensor changed = Adapted(one.Adapter, module, rows, y.clone());
+                Tensor changed = _update.Apply(one.Adapter, module, rows, y.clone());
                 result = result + ((changed - y) * one.Weight).to(result.dtype);
             }
 
@@ -362,162 +354,5 @@ public sealed class LoraLinear : LinearLayer
         }
 
         return result;
-    }
-
-    private Tensor Weighted(WeightedAdapter one, AdapterModule module, Tensor rows, Tensor y)
-    {
-        if (one.Weight == 1)
-        {
-            return Adapted(one.Adapter, module, rows, y);
-        }
-
-        Tensor changed = Adapted(one.Adapter, module, rows, y.clone());
-        return y + ((changed - y) * one.Weight).to(y.dtype);
-    }
-
-    // y is a fresh tensor and may be written to.
-    private Tensor Adapted(LoraAdapter adapter, AdapterModule module, Tensor rows, Tensor y)
-    {
-        if (module.OtherWeight is { } weight)
-        {
-            // Under factors: the weight that was saved along with them (a resized or retrained embedding or head).
-            y = Saved(module, weight, rows);
-        }
-        else if (module.Bias is { } bias && Bias is { } old)
-        {
-            y = y + (bias - old).to(y.dtype);
-        }
-
-        if (module.A is not null)
-        {
-            y = module.Magnitude is null ? AddFactors(module, adapter, rows, y, 1) : Dora(module, adapter, rows, y);
-        }
-
-        if (module.TokenRows is { } tokens)
-        {
-            // The head tied to an embedding with trained rows: those tokens' logits anew.
-            Tensor logits = nn.functional.linear(rows.to(tokens.dtype), tokens).to(y.dtype);
-            y = y.index_copy(-1, module.TokenIds!, logits);
-        }
-
-        return y;
-    }
-
-    private Tensor Saved(AdapterModule module, Tensor weight, Tensor rows) =>
-        nn.functional.linear(rows, weight.to(rows.dtype), (module.Bias ?? Bias)?.to(rows.dtype)!);
-
-    private static bool IsPlain(AdapterModule module) =>
-        module is { A: not null, Magnitude: null, OtherWeight: null, Bias: null, TokenRows: null };
-
-    private Tensor AddFactors(AdapterModule module, LoraAdapter adapter, Tensor rows, Tensor y, double weight)
-    {
-        Tensor a = module.A!;
-        Tensor b = module.B!;
-        float scale = (float)(module.Scaling * weight);
-        Tensor input = rows.dtype == a.dtype ? rows : rows.to(a.dtype);
-        Tensor hidden = Hidden(module, adapter, Dropped(adapter, input));
-        if (y.dtype == a.dtype && module.BBias is null)
-        {
-            y = AddProduct(y, hidden, b, scale);
-            return module.AnchorA is null ? y : y.addmm_(input.mm(module.AnchorA.t()), module.AnchorB!.t(), 1, -scale);
-        }
-
-        Tensor delta = nn.functional.linear(hidden, b, module.BBias!);
-        if (module.AnchorA is not null)
-        {
-            delta = delta - nn.functional.linear(input.mm(module.AnchorA.t()), module.AnchorB!);
-        }
-
-        return y.add_(delta, scale);
-    }
-
-    // y += scale · hidden · Bᵀ. With gradients the scale goes to the thin factor: as the product's own it would make
-    // backward scale the whole gradient of y, twice.
-    private static Tensor AddProduct(Tensor y, Tensor hidden, Tensor b, float scale)
-    {
-        if (!is_grad_enabled())
-        {
-            return y.addmm_(hidden, b.t(), 1, scale);
-        }
-
-        return y.addmm_(scale == 1 ? hidden : hidden * scale, b.t());
-    }
-
-    // DoRA: y = (m / ‖W + ΔW‖)·(W + ΔW)·x + b, the norm detached from the gradient (Liu et al. 2024, sections 4.1 and 4.3).
-    private Tensor Dora(AdapterModule module, LoraAdapter adapter, Tensor rows, Tensor y)
-    {
-        Tensor scale = DoraScale(module);
-        Tensor input = rows.dtype == module.A!.dtype ? rows : rows.to(module.A.dtype);
-        Tensor dropped = Dropped(adapter, input);
-        Tensor? bias = module.Bias ?? Bias;
-        bool hasDropout = !ReferenceEquals(dropped, input);
-
-        // Where an initialisation took something out of W, the base is what it left. With dropout the direction sees the
-        // thinned input, as in PEFT; the base's own part does not.
-        y = Residual(module, input, y);
-        Tensor product = hasDropout ? Residual(module, dropped, _inner.Forward(dropped.to(rows.dtype))) : y;
-        Tensor direction = (bias is null ? product : product - bias).to(module.A.dtype);
-        Tensor kept = direction;
-        direction = AddProduct(hasDropout ? direction.clone() : direction, Hidden(module, adapter, dropped), module.B!, (float)module.Scaling);
-        Tensor result = hasDropout
-            ? y + (direction * scale) - kept
-            : bias is null ? direction * scale : (direction * scale).add_(bias);
-        return result.to(y.dtype);
-    }
-
-    // y − s·(x·A0ᵀ)·B0ᵀ; y is a fresh tensor.
-    private static Tensor Residual(AdapterModule module, Tensor input, Tensor y)
-    {
-        if (module.AnchorA is null)
-        {
-            return y;
-        }
-
-        Tensor taken = nn.functional.linear(input.mm(module.AnchorA.t()), module.AnchorB!);
-        return y.add_(taken, (float)-module.Scaling);
-    }
-
-    private Tensor DoraScale(AdapterModule module)
-    {
-        if (module.FrozenDoraScale is { } known)
-        {
-            return known;
-        }
-
-        Tensor scale = module.Magnitude! / WeightNorms(module);
-        if (!module.Magnitude!.requires_grad && !module.A!.requires_grad)
-        {
-            module.FrozenDoraScale = scale.detach().DetachFromDisposeScope();
-            return module.FrozenDoraScale;
-        }
-
-        return scale;
-    }
-
-    private Tensor Hidden(AdapterModule module, LoraAdapter adapter, Tensor input)
-    {
-        Tensor hidden = input.mm(module.A!.t());
-        if (!_adapters.Training || adapter.RankDropout == 0)
-        {
-            return hidden;
-        }
-
-        // One mask for the whole micro-batch: ranks live or die together.
-        double keep = 1 - adapter.RankDropout;
-        using Tensor mask = _adapters.Dropout.Mask(empty([module.Rank], hidden.dtype, hidden.device), keep, _index + (1L << 32));
-        return hidden * (mask / keep);
-    }
-
-    private Tensor Dropped(LoraAdapter adapter, Tensor input)
-    {
-        double probability = adapter.Config.Dropout;
-        if (!_adapters.Training || probability == 0)
-        {
-            return input;
-        }
-
-        double keep = 1 - probability;
-        Tensor mask = _adapters.Dropout.Mask(empty_like(input), keep, _index).div_(keep);
-        return input * mask;
     }
 }

@@ -1,4 +1,5 @@
 using System.Collections;
+using System.ComponentModel;
 using System.ComponentModel.DataAnnotations;
 using System.Globalization;
 using System.Reflection;
@@ -166,7 +167,7 @@ public sealed class RecipeReader
             {
                 string expected = rule switch
                 {
-                    RequiredAttribute => "is missing",
+                    RequiredAttribute => $"is missing, expected {Expected(property)}",
                     AllowedValuesAttribute allowed => $"is '{Text(value)}', expected one of {string.Join(", ", allowed.Values)}",
                     RangeAttribute range => $"is {Text(value)}, expected {Text(range.Minimum)} to {Text(range.Maximum)}",
                     _ => $"is {Text(value)}: {rule.FormatErrorMessage(key)}",
@@ -175,6 +176,10 @@ public sealed class RecipeReader
             }
         }
     }
+
+    // The setting's description as the end of a sentence.
+    private static string Expected(PropertyInfo property) =>
+        property.GetCustomAttribute<DescriptionAttribute>()?.Description is { Length: > 0 } text ? char.ToLowerInvariant(text[0]) + text[1..].TrimEnd('.') : "a value";
 
     private object? Convert(Type type, YamlNode node, string key)
     {

@@ -37,9 +37,9 @@ public sealed partial class InferenceEngine : IDisposable
     private readonly Thread _thread;
     private readonly bool _whole;
     private readonly int _maxLength;
-    private int _queued;
+    private readonly WaitingRoom _waiting;
+    private readonly EngineTurn _turn;
     private volatile bool _stopping;
-    private EngineStatus _status = new(0, 0, 0, 0, 0, 0);
 
     /// <summary>Starts the engine's thread. The model stays the caller's and must not be used elsewhere meanwhile.</summary>
     /// <param name="model">The base, built with adapters attachable.</param>
@@ -76,8 +76,11 @@ public sealed partial class InferenceEngine : IDisposable
         var cache = new PagedCache(model.LayerCount, blocks, limits.BlockSize);
         _runner = runner(new ModelStepRunner(model, adapters, cache), cache, _maxLength);
         _background = new BackgroundQueue(clock);
-        Metrics = new EngineMetrics(() => Status, clock);
+        // Whoever measures may come before the first turn.
+        Metrics = new EngineMetrics(() => _turn?.Status ?? new(0, 0, 0, 0, 0, 0), clock);
         _shelf = new AdapterShelf(adapters, open, limits, work => _inbox.Post(work), Metrics, clock, model.Device.type == DeviceType.CPU);
+        _waiting = new WaitingRoom(limits.MaxWaiting);
+        _turn = new EngineTurn(_scheduler, _runner, _shelf, _background, _pool, Metrics, _waiting, _whole);
         WorkerThreads.Release();
         _thread = new Thread(Loop) { Name = "LoraSharp engine", IsBackground = true };
         _thread.Start();
@@ -87,7 +90,7 @@ public sealed partial class InferenceEngine : IDisposable
     public IReadOnlyList<AdapterInfo> Adapters => [.. _shelf.Infos.Values];
 
     /// <summary>Where the engine stands.</summary>
-    public EngineStatus Status => Volatile.Read(ref _status);
+    public EngineStatus Status => _turn.Status;
 
     /// <summary>Its bounds.</summary>
     public EngineLimits Limits => _limits;
@@ -174,9 +177,8 @@ public sealed partial class InferenceEngine : IDisposable
     {
         ArgumentNullException.ThrowIfNull(request);
         int room = Room(request);
-        if (Interlocked.Increment(ref _queued) > _limits.MaxWaiting)
+        if (!_waiting.TryEnter())
         {
-            Interlocked.Decrement(ref _queued);
             Metrics.Refused(request);
             throw new EngineBusyException($"{_limits.MaxWaiting} requests wait already. Try again later.");
         }
@@ -254,208 +256,15 @@ public sealed partial class InferenceEngine : IDisposable
             _inbox.Work(wait: !busy);
             if (!_stopping)
             {
-                busy = Step() || _shelf.HasWork || _background.HasWork;
+                busy = _turn.Take() || _shelf.HasWork || _background.HasWork;
             }
         }
 
         _inbox.Refuse();
         LoraSharpException stopped = EngineInbox.Stopped();
-        foreach (RunningSequence sequence in _scheduler.Running.Concat(_scheduler.Waiting))
-        {
-            sequence.Fail(stopped);
-        }
-
-        Retire();
+        _turn.End(stopped);
         _shelf.Stop(stopped);
         _background.Stop(stopped);
         _runner.Dispose();
-    }
-
-    /// <summary>One turn: let go of who left, admit, schedule, run, sample and publish, then a slice of other work.</summary>
-    /// <returns>Whether there is more to do.</returns>
-    private bool Step()
-    {
-        long start = Metrics.Now;
-        Retire();
-        Admit();
-        IReadOnlyList<StepChunk> plan = _scheduler.Plan();
-        foreach (IReadOnlyList<StepChunk> pass in Passes(plan))
-        {
-            try
-            {
-                using Tensor? logits = _runner.Run(pass);
-                Publish(pass, logits);
-            }
-            catch (Exception error) when (error is not OutOfMemoryException)
-            {
-                // A fault of the computation is the pass's, not the server's.
-                Fail(pass, error);
-            }
-        }
-
-        Retire();
-        Report(start, plan.Count);
-        bool admissible = _shelf.Advance();
-        _background.RunSlice(idle: plan.Count == 0);
-        return plan.Count > 0 || admissible;
-    }
-
-    private void Admit()
-    {
-        foreach (RunningSequence sequence in _scheduler.Waiting.ToArray())
-        {
-            try
-            {
-                if (sequence.Request.Adapter is { } name && sequence.Adapter is null)
-                {
-                    // Who waits for its adapter does not hold up others.
-                    sequence.Adapter = _shelf.TryTake(name, sequence);
-                    if (sequence.Adapter is null)
-                    {
-                        continue;
-                    }
-                }
-
-                sequence.ContentKey = sequence.Adapter?.Content ?? PrefixKey.Start([]);
-                if (!_scheduler.TryAdmit(sequence))
-                {
-                    return;
-                }
-
-                if (sequence.Times.Admitted == 0)
-                {
-                    Interlocked.Decrement(ref _queued);
-                }
-
-                Metrics.Admitted(sequence);
-                _status = _status with { SharedTokens = _status.SharedTokens + sequence.Blocks.Computed };
-            }
-            catch (Exception error) when (error is not OutOfMemoryException)
-            {
-                sequence.Fail(error);
-            }
-        }
-    }
-
-    // One pass for all; an adapter that replaces norms or other parameters of the whole model has a pass of its own, and
-    // where frequencies depend on the length every sequence has.
-    private IEnumerable<IReadOnlyList<StepChunk>> Passes(IReadOnlyList<StepChunk> plan)
-    {
-        if (_whole)
-        {
-            return plan.Select(c => new[] { c });
-        }
-
-        return plan.OrderBy(c => c.Sequence.Adapter?.Adapter.Name, StringComparer.Ordinal)
-            .GroupBy(c => c.Sequence.Adapter is { NeedsOwnPass: true } own ? own : null)
-            .Select(g => g.ToArray());
-    }
-
-    private unsafe void Publish(IReadOnlyList<StepChunk> pass, Tensor? logits)
-    {
-        using var scope = NewDisposeScope();
-        int[]? chosen = logits is null ? null : LargestOnDevice(pass, logits);
-        Tensor? host = chosen is null ? logits?.to(ScalarType.Float32).cpu().contiguous() : null;
-        int v = host is null ? 0 : checked((int)host.shape[1]);
-        float* row = host is null ? null : (float*)AtenTensor.DataPointer(host);
-        int generated = 0, prompt = 0;
-        foreach (StepChunk chunk in pass)
-        {
-            RunningSequence sequence = chunk.Sequence;
-            int rows = chunk.LogitRows, top = sequence.Request.LogProbabilities ?? 0;
-            for (int i = 0; i < rows; i++, row += v)
-            {
-                float* at = row;
-                sequence.ScorePrompt(chunk.Start + chunk.Count - rows + i, token => TokenScores.Of(new ReadOnlySpan<float>(at, v), token, top));
-            }
-
-            sequence.Blocks.Advance(chunk.Count, sequence.TokenSpan);
-            if (chunk.Count > 1 || sequence.Times.FirstToken == 0)
-            {
-                prompt += chunk.Count;
-                Metrics.Computed(sequence, chunk.Count);
-            }
-
-            if (chunk.ReachesEnd)
-            {
-                ReadOnlySpan<float> last = chosen is null ? new(row - v, v) : [];
-                int token = chosen is null ? sequence.Sampler.Next(last) : chosen[generated];
-                if (chosen is not null)
-                {
-                    sequence.Sampler.Accept(token);
-                }
-
-                sequence.Accept(token, sequence.Request.LogProbabilities is null ? null : TokenScores.Of(last, token, top));
-                Metrics.Generated(sequence);
-                generated++;
-            }
-        }
-
-        _status = _status with { GeneratedTokens = _status.GeneratedTokens + generated, PromptTokens = _status.PromptTokens + prompt, Steps = _status.Steps + 1 };
-    }
-
-    // Where everybody wants the largest logit and nothing else, the logits of a large vocabulary stay on the device.
-    private static int[]? LargestOnDevice(IReadOnlyList<StepChunk> pass, Tensor logits) =>
-        logits.device_type == DeviceType.CUDA && pass.All(c => c.Sequence.Request is { LogProbabilities: null, Options.Sampling.IsGreedy: true })
-            ? [.. logits.argmax(-1).to(ScalarType.Int32).cpu().data<int>()]
-            : null;
-
-    private static void Fail(IReadOnlyList<StepChunk> pass, Exception error)
-    {
-        foreach (StepChunk chunk in pass)
-        {
-            chunk.Sequence.Fail(new EngineFailureException(error));
-        }
-    }
-
-    // Blocks and adapters of who has ended or left are free at once.
-    private void Retire()
-    {
-        foreach (RunningSequence sequence in _scheduler.Running.Concat(_scheduler.Waiting).Where(s => s.IsCancelled))
-        {
-            sequence.Fail(new OperationCanceledException());
-        }
-
-        foreach (RunningSequence sequence in _scheduler.RemoveEnded())
-        {
-            if (sequence.Times.Admitted == 0)
-            {
-                Interlocked.Decrement(ref _queued);
-            }
-
-            if (sequence.Adapter is { } version)
-            {
-                _shelf.Return(version);
-                sequence.Adapter = null;
-            }
-
-            Metrics.Ended(sequence);
-        }
-    }
-
-    private void Report(long start, int batch)
-    {
-        if (batch > 0)
-        {
-            Metrics.Step(start, batch);
-            _background.Served(Metrics.ElapsedSince(start));
-        }
-
-        long preempted = _scheduler.Preemptions - _status.Preemptions;
-        if (preempted > 0)
-        {
-            Metrics.Preempted(preempted);
-        }
-
-        Volatile.Write(ref _status, _status with
-        {
-            Running = _scheduler.Running.Count,
-            Waiting = _scheduler.Waiting.Count,
-            CachedTokens = _scheduler.Running.Sum(s => (long)s.Blocks.Computed),
-            Preemptions = _scheduler.Preemptions,
-            Blocks = new BlockUse(_pool.Count, _pool.Used, _pool.Idle),
-            Adapters = _shelf.Use,
-            TrainingShare = _background.Share,
-        });
     }
 }

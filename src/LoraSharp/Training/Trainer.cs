@@ -1,3 +1,4 @@
+using System.Globalization;
 using LoraSharp.Formats;
 using LoraSharp.Training.Checkpoints;
 using LoraSharp.Training.Data;
@@ -259,7 +260,7 @@ public sealed class Trainer : IDisposable
         Tell(new TrainingEnded(_step, end, end switch
         {
             TrainingEnd.Interrupted => $"Stopped after step {_step} of {_totalSteps}." + (checkpoint is null ? string.Empty : $" Everything is saved in {checkpoint}: run the same command again to go on."),
-            TrainingEnd.EarlyStopped => $"Stopped after step {_step}: no better validation loss for {_validation.WithoutImprovement} evaluations. The best was {_validation.BestLoss:0.####} at step {_validation.BestStep}.",
+            TrainingEnd.EarlyStopped => string.Create(CultureInfo.InvariantCulture, $"Stopped after step {_step}: no better validation loss for {_validation.WithoutImprovement} evaluations. The best was {_validation.BestLoss:0.####} at step {_validation.BestStep}."),
             _ => $"Done: {_step} steps.",
         }));
         return new TrainingResult(_step, end, _history.Mean, _validation.LastLoss, _validation.BestLoss, _validation.BestStep, checkpoint);

@@ -1,3 +1,4 @@
+using System.Globalization;
 using LoraSharp.Adapters.Merging;
 using LoraSharp.Formats;
 using LoraSharp.Formats.HuggingFace;
@@ -35,7 +36,8 @@ public static class AdapterInspector
         CheckpointNames? names = options.Model is { } model ? new CheckpointNames(model) : null;
         using var grad = no_grad();
         using var generator = new Generator(0, CPU);
-        foreach (string path in AdapterReader.Modules(folder))
+        // Layer 2 before layer 10.
+        foreach (string path in AdapterReader.Modules(folder).Order(StringComparer.Create(CultureInfo.InvariantCulture, CompareOptions.NumericOrdering)))
         {
             using var scope = NewDisposeScope();
             using AdapterModule module = AdapterReader.Read(folder, path);

@@ -1,3 +1,4 @@
+using System.Globalization;
 using LoraSharp.Formats;
 using LoraSharp.Formats.Peft;
 using LoraSharp.Tensors;
@@ -85,7 +86,7 @@ public static class AdapterCombiner
         AdapterFolderWriter.Write(output, config, tensors, metadata: BaseFingerprint.Read(adapters[0].Folder.Metadata)?.ToMetadata());
         if (combination.LargestLoss > 0)
         {
-            notes.Add($"Cutting to rank {rank} lost at most {combination.LargestLoss:P1} of a matrix's norm.");
+            notes.Add(string.Create(CultureInfo.InvariantCulture, $"Cutting to rank {rank} lost at most {combination.LargestLoss:P1} of a matrix's norm."));
         }
 
         return notes;
