@@ -32,9 +32,14 @@ internal static class OutputFolder
 
             Directory.Move(aside, full);
         }
-        catch (IOException error)
+        catch (Exception error) when (AtomicFile.IsRefusal(error))
         {
-            throw new LoraSharpException($"{folder}: cannot be written ({error.Message}). Free some space or choose another --output.", error);
+            throw new LoraSharpException($"{folder}: cannot be written: {AtomicFile.Reason(error)}", error);
+        }
+        catch (LoraSharpException error) when (AtomicFile.IsRefusal(error.InnerException))
+        {
+            // The user knows the name asked for, not the one written aside.
+            throw new LoraSharpException(error.Message.Replace(aside, full, StringComparison.Ordinal), error.InnerException);
         }
         finally
         {

@@ -26,7 +26,8 @@ public static class BitsAndBytesWriter
     /// <param name="keptLayers">Linear layers that were left dense, the output head included: recorded as <c>llm_int8_skip_modules</c> when there are others than the head.</param>
     /// <param name="outputHead">Path of the output head, which transformers skips without being told; null when there is none.</param>
     /// <param name="options">Type, block size, double quantisation.</param>
-    /// <param name="folder">Where to.</param>
+    /// <param name="folder">Where to: it must not exist, or be empty, and appears when all of it is written.</param>
+    /// <exception cref="LoraSharpException">The folder holds something, the disk is full, or nothing may be written there.</exception>
     public static void Write(ModelSource source, IReadOnlyDictionary<string, FourBitWeight> weights, IReadOnlyCollection<string> keptLayers, string? outputHead, QuantizationOptions options, string folder)
     {
         ArgumentNullException.ThrowIfNull(source);
@@ -46,9 +47,13 @@ public static class BitsAndBytesWriter
             }
         }
 
-        SafetensorsFolder.Write(folder, tensors);
-        CopyOtherFiles(source, folder);
-        AtomicFile.WriteText(Path.Combine(folder, "config.json"), Configuration(source, keptLayers, outputHead, options).ToJsonString(new JsonSerializerOptions { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }) + "\n");
+        string config = Configuration(source, keptLayers, outputHead, options).ToJsonString(new JsonSerializerOptions { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }) + "\n";
+        OutputFolder.Write(folder, aside =>
+        {
+            SafetensorsFolder.Write(aside, tensors);
+            CopyOtherFiles(source, aside);
+            AtomicFile.WriteText(Path.Combine(aside, "config.json"), config);
+        });
     }
 
     /// <summary>The tensors of one matrix.</summary>

@@ -46,6 +46,18 @@ public sealed class BitsAndBytesWriterTests : IDisposable
         Assert.True(File.Exists(Path.Combine(_folder, "generation_config.json")));
     }
 
+    /// <summary>A checkpoint is all there or not at all: nothing is mixed with what a folder held before.</summary>
+    [Fact]
+    public void A_folder_that_holds_something_is_left_alone()
+    {
+        File.WriteAllText(Path.Combine(_folder, "keep.txt"), "mine");
+        using ModelSource source = ModelSource.OpenFolder(Fixtures.Path("nf4/base_bf16"));
+
+        Assert.Throws<LoraSharpException>(() => BitsAndBytesWriter.Write(source, new Dictionary<string, FourBitWeight>(), ["lm_head"], "lm_head", new QuantizationOptions(), _folder));
+
+        Assert.Equal([Path.Combine(_folder, "keep.txt")], Directory.GetFileSystemEntries(_folder));
+    }
+
     [Fact]
     public void SkippedLayersAreRecordedAndRead()
     {

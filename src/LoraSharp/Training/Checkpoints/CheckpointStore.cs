@@ -65,10 +65,11 @@ public sealed class CheckpointStore
             Directory.Move(aside, final);
             FolderFlush.Flush(Folder);
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (AtomicFile.IsRefusal(error) || (error is LoraSharpException && AtomicFile.IsRefusal(error.InnerException)))
         {
             TryDelete(aside);
-            throw new LoraSharpException($"{final}: the checkpoint cannot be written ({error.Message}). Earlier checkpoints are untouched; free some space and run the same command again.", error);
+            Exception refusal = AtomicFile.IsRefusal(error) ? error : error.InnerException!;
+            throw new LoraSharpException($"{final}: the checkpoint cannot be written ({AtomicFile.Cause(refusal)}). Earlier checkpoints are untouched; free some space and run the same command again.", refusal);
         }
         catch
         {
