@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
 using LoraSharp.Models;
+using LoraSharp.Quantization;
 using LoraSharp.Serving.Cuda;
 using LoraSharp.Tensors;
 using LoraSharp.Tensors.Cuda;
@@ -12,7 +13,7 @@ namespace LoraSharp.Benchmarks;
 
 /// <summary>
 /// Serving on a GPU: checked against a plain model in float32, then timed with random weights as the peers are: 128 + 128
-/// tokens. <c>gpu-decode check</c>, <c>gpu-decode 1b|8b [requests=32] [adapters=8] [eager]</c>. One JSON line each.
+/// tokens. <c>gpu-decode check</c>, <c>gpu-decode 1b|8b [nf4] [requests=32] [adapters=8] [eager]</c>, <c>gpu-decode 4bit</c> (<see cref="GpuFourBit"/>). One JSON line each.
 /// </summary>
 internal static class GpuDecoding
 {
@@ -27,14 +28,16 @@ internal static class GpuDecoding
         var device = new Device(DeviceType.CUDA, 0);
         return args[0] switch
         {
-            "check" => Check(device, new(3, 256, 8, 4, 64, 512, 1024, false)) + Check(device, new(2, 384, 6, 2, 64, 640, 1000, true)) + Check(device, new(2, 512, 4, 1, 128, 512, 1024, false)) + CheckDraws(device),
+            "check" => Check(device, new(3, 256, 8, 4, 64, 512, 1024, false)) + Check(device, new(2, 384, 6, 2, 64, 640, 1000, true)) + Check(device, new(2, 512, 4, 1, 128, 512, 1024, false))
+                + Check(device, new(3, 256, 8, 4, 64, 512, 1024, false), nf4: true) + CheckDraws(device),
+            "4bit" => GpuFourBit.Run(device, args[1..]),
             "1b" => Time(device, "llama-1b", new(16, 2048, 32, 8, 64, 8192, 128256, true), args),
             "8b" => Time(device, "llama-8b", new(32, 4096, 32, 8, 128, 14336, 128256, false), args),
             _ => 2,
         };
     }
 
-    private static DecoderWeights Random(Sizes s, Device device, List<Tensor> owned, int positions, bool biases = false)
+    private static DecoderWeights Random(Sizes s, Device device, List<Tensor> owned, int positions, bool biases = false, bool nf4 = false)
     {
         using IDisposable none = no_grad();
         Tensor Own(Tensor t)
@@ -56,6 +59,7 @@ internal static class GpuDecoding
             return made;
         }
 
+        DecoderMatrix M(long columns, params long[] rows) => nf4 ? GpuFourBit.Random(rows, columns, new QuantizationOptions(), device, owned) : W(rows.Sum(), columns);
         Tensor Norm() => Own((1 + (randn([s.D], ScalarType.Float32, device) * 0.1)).to(ScalarType.BFloat16));
         Tensor embedding = W(s.V, s.D);
         Tensor angles = arange(positions, ScalarType.Float32, device).unsqueeze(1) * ((arange(0, s.E, 2, ScalarType.Float32, device) / -s.E) * Math.Log(500000)).exp().unsqueeze(0);
@@ -64,7 +68,7 @@ internal static class GpuDecoding
             shape,
             embedding,
             [.. Enumerable.Range(0, s.Layers).Select(_ => (Norm(), Norm()))],
-            [.. Enumerable.Range(0, s.Layers).Select(_ => (IReadOnlyList<Tensor>)[W((s.H + (2 * s.K)) * s.E, s.D), W(s.D, s.H * s.E), W(2 * s.F, s.D), W(s.D, s.F)])],
+            [.. Enumerable.Range(0, s.Layers).Select(_ => (IReadOnlyList<DecoderMatrix>)[M(s.D, s.H * s.E, s.K * s.E, s.K * s.E), M(s.H * s.E, s.D), M(s.D, s.F, s.F), M(s.F, s.D)])],
             Norm(),
             s.Tied ? embedding : W(s.V, s.D),
             Own(angles.cos()),
@@ -105,12 +109,12 @@ internal static class GpuDecoding
     private static LowRankPair? Find(Dictionary<(int Layer, string Name), LowRankPair> adapter, int layer, string name) => adapter.TryGetValue((layer, name), out LowRankPair pair) ? pair : null;
 
     // Prompts in one step, then in chunks beside decoding rows, then decode steps; logits of every step against a full pass in float32.
-    private static int Check(Device device, Sizes s)
+    private static int Check(Device device, Sizes s, bool nf4 = false)
     {
         var owned = new List<Tensor>();
         using var scope = NewDisposeScope();
         random.manual_seed(5);
-        DecoderWeights weights = Random(s, device, owned, 512, biases: s.Tied);
+        DecoderWeights weights = Random(s, device, owned, 512, biases: s.Tied, nf4);
         Dictionary<(int, string), LowRankPair>[] adapters = [Adapter(weights, 8, false, device, owned), Adapter(weights, 16, true, device, owned), Adapter(weights, 3, false, device, owned)];
         int[] slots = [-1, 0, 1, 2, 0, -1];
         int[] lengths = [5, 33, 64, 1, 200, 310];
@@ -169,7 +173,7 @@ internal static class GpuDecoding
 
             bool good = worst < 0.05 && wrong == 0;
             faults += good ? 0 : 1;
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"check\":\"{(good ? "ok" : "FAILED")}\",\"decode\":\"mixed\",\"head\":{s.E},\"group\":{s.H / s.K},\"graphs\":{(graphs ? "true" : "false")},\"worst_logit_error\":{worst:0.0000},\"not_largest\":{wrong},\"ties\":{ties}}}"));
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"check\":\"{(good ? "ok" : "FAILED")}\",\"decode\":\"mixed\",\"base\":\"{(nf4 ? "nf4+dq" : "bf16")}\",\"head\":{s.E},\"group\":{s.H / s.K},\"graphs\":{(graphs ? "true" : "false")},\"worst_logit_error\":{worst:0.0000},\"not_largest\":{wrong},\"ties\":{ties}}}"));
         }
 
         owned.ForEach(t => t.Dispose());
@@ -217,7 +221,7 @@ internal static class GpuDecoding
         Device device = weights.Embedding.device;
         Tensor Linear(Tensor x, int layer, int group)
         {
-            Tensor y = x.matmul(weights.Matrices[layer][group].@float().t());
+            Tensor y = x.matmul(weights.Matrices[layer][group].Values().t());
             long row = 0;
             for (int part = 0; part < weights.PartRows[group].Count; part++)
             {
@@ -268,12 +272,13 @@ internal static class GpuDecoding
     {
         int requests = Value(args, "requests", 32);
         int count = Value(args, "adapters", 8);
+        bool nf4 = args.Contains("nf4");
         var owned = new List<Tensor>();
         zeros(1, device: device).Dispose();
         (long Free, long Total) start = CudaDriver.Memory();
         using (var scope = NewDisposeScope())
         {
-            DecoderWeights weights = Random(s, device, owned, 512);
+            DecoderWeights weights = Random(s, device, owned, 512, nf4: nf4);
             int pages = (Prompt + New + 15) / 16;
             var options = new DecoderOptions { Pages = requests * pages, MaxLength = 512, MaxTokens = Math.Max(1024, requests * Prompt), MaxSequences = requests, Graphs = !args.Contains("eager") };
             using var decoder = new FusedDecoder(weights, options, device);
@@ -326,7 +331,7 @@ internal static class GpuDecoding
             // The first rounds capture graphs.
             double rate = rates[2..].Order().ElementAt(1);
             (long Free, long Total) end = CudaDriver.Memory();
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"ours\":\"decode{(options.Graphs ? "+graphs" : "")}\",\"model\":\"{name}\",\"requests\":{requests},\"adapters\":{count},\"rank\":16,\"prompt\":{Prompt},\"new\":{New},\"decode_tok_s\":{rate:0},\"step_ms\":{steps[2..].Order().ElementAt(1):0.000},\"prefill_s\":{prefill:0.0000},\"runs\":[{string.Join(",", rates.Select(r => r.ToString("0", CultureInfo.InvariantCulture)))}],\"adapter_mb\":{decoder.Adapters.Bytes / 1e6:0.0},\"device_gib_used\":{(start.Free - end.Free) / (double)(1 << 30):0.00}}}"));
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"ours\":\"decode{(options.Graphs ? "+graphs" : "")}\",\"model\":\"{name}\",\"base\":\"{(nf4 ? "nf4+dq" : "bf16")}\",\"requests\":{requests},\"adapters\":{count},\"rank\":16,\"prompt\":{Prompt},\"new\":{New},\"decode_tok_s\":{rate:0},\"step_ms\":{steps[2..].Order().ElementAt(1):0.000},\"prefill_s\":{prefill:0.0000},\"runs\":[{string.Join(",", rates.Select(r => r.ToString("0", CultureInfo.InvariantCulture)))}],\"adapter_mb\":{decoder.Adapters.Bytes / 1e6:0.0},\"device_gib_used\":{(start.Free - end.Free) / (double)(1 << 30):0.00}}}"));
             _ = CudaDriver.cuMemFreeHost(host);
         }
 

@@ -3,6 +3,7 @@ using LoraSharp.Adapters;
 using LoraSharp.Formats;
 using LoraSharp.Layers;
 using LoraSharp.Models;
+using LoraSharp.Quantization;
 using LoraSharp.Serving.Cache;
 using LoraSharp.Serving.Scheduling;
 using LoraSharp.Serving.Shelf;
@@ -47,7 +48,8 @@ internal sealed class CudaStepRunner : IStepRunner
     /// <summary>Why a model's steps cannot run this way; null when they can.</summary>
     public static string? Obstacle(CausalLanguageModel model, AdapterSet adapters) =>
         LlamaTensors.Obstacle(model) is { } shape ? shape
-        : adapters.Linears.Values.Any(l => l.Inner is not DenseLinear) ? "its base must be dense"
+        : adapters.Linears.Any(l => l.Value.Inner is not DenseLinear && (l.Key == model.Config.Names.Head || l.Value.Inner is not QuantizedLinear { Weight: FourBitWeight })) ? "its base must be dense or in 4 bits, and its head dense"
+        : Groups(model, adapters).Select(GroupObstacle).FirstOrDefault(o => o is not null) is { } group ? group
         : FusedDecoder.AttentionKernel(LlamaShape.Of(model.Config)) is null ? "it has no attention kernel for heads of this size"
         : null;
 
@@ -166,18 +168,39 @@ internal sealed class CudaStepRunner : IStepRunner
         return (path[..^name.Length], group);
     }
 
-    // Matrices that read the same input under each other; the model's layers read their part of them from then on.
+    // The linears that read one input, of each layer's four.
+    private static IEnumerable<LinearLayer[]> Groups(CausalLanguageModel model, AdapterSet adapters) =>
+        from layer in Enumerable.Range(0, model.LayerCount)
+        from names in LlamaTensors.LinearGroups
+        select names.Select(n => adapters.Linears[$"{model.Config.Names.Layers}.{layer}.{n}"].Inner).ToArray();
+
+    private static string? GroupObstacle(LinearLayer[] group) =>
+        group.All(l => l is DenseLinear) ? null
+        : !group.All(l => l is QuantizedLinear { Weight: FourBitWeight }) ? "its linears that read the same input must be all dense or all in 4 bits"
+        : FourBitMatrix.Obstacle([.. group.Select(FourBit)]);
+
+    private static FourBitWeight FourBit(LinearLayer linear) => (FourBitWeight)((QuantizedLinear)linear).Weight;
+
+    // Dense matrices that read the same input under each other; the model's layers read their part of them from then on. Those in 4 bits
+    // stay as they are.
     private static DecoderWeights Stack(LlamaTensors tensors, AdapterSet adapters, string layers)
     {
         using IDisposable none = no_grad();
         using var scope = NewDisposeScope();
-        var matrices = new List<IReadOnlyList<Tensor>>();
+        var matrices = new List<IReadOnlyList<DecoderMatrix>>();
         for (int layer = 0; layer < tensors.Norms.Count; layer++)
         {
-            var groups = new List<Tensor>();
+            var groups = new List<DecoderMatrix>();
             foreach (IReadOnlyList<string> names in LlamaTensors.LinearGroups)
             {
-                DenseLinear[] parts = [.. names.Select(n => (DenseLinear)adapters.Linears[$"{layers}.{layer}.{n}"].Inner)];
+                LinearLayer[] linears = [.. names.Select(n => adapters.Linears[$"{layers}.{layer}.{n}"].Inner)];
+                if (linears[0] is QuantizedLinear)
+                {
+                    groups.Add(new FourBitMatrix([.. linears.Select(FourBit)]));
+                    continue;
+                }
+
+                DenseLinear[] parts = [.. linears.Cast<DenseLinear>()];
                 using var one = NewDisposeScope();
                 Tensor[] weights = [.. parts.Select(p => p.DenseWeight())];
                 Tensor matrix = cat(weights, 0).DetachFromDisposeScope();
@@ -197,7 +220,7 @@ internal sealed class CudaStepRunner : IStepRunner
         return new DecoderWeights(tensors.Shape, tensors.Embedding, tensors.Norms, matrices, tensors.FinalNorm, tensors.Head, tensors.Cosines, tensors.Sines)
         {
             Biases = tensors.Biases,
-            Owned = [tensors, .. matrices.SelectMany(m => m)],
+            Owned = [tensors, .. matrices.SelectMany(m => m).Select(m => m.Dense).OfType<Tensor>()],
         };
     }
 }

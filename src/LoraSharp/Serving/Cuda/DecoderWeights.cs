@@ -10,7 +10,7 @@ namespace LoraSharp.Serving.Cuda;
 /// <param name="Shape">Sizes.</param>
 /// <param name="Embedding">[v, d] bf16.</param>
 /// <param name="Norms">The two norms [d] of each layer, bf16.</param>
-/// <param name="Matrices">Of each layer q·k·v [(h + 2·kv)·e, d], o [d, h·e], gate·up [2·f, d], down [d, f], bf16.</param>
+/// <param name="Matrices">Of each layer q·k·v [(h + 2·kv)·e, d], o [d, h·e], gate·up [2·f, d], down [d, f]; dense or in 4 bits.</param>
 /// <param name="FinalNorm">[d] bf16.</param>
 /// <param name="Head">[v, d] bf16; may be the embedding.</param>
 /// <param name="Cosines">[positions, e/2] float32.</param>
@@ -19,7 +19,7 @@ internal sealed record DecoderWeights(
     LlamaShape Shape,
     Tensor Embedding,
     IReadOnlyList<(Tensor Attention, Tensor Mlp)> Norms,
-    IReadOnlyList<IReadOnlyList<Tensor>> Matrices,
+    IReadOnlyList<IReadOnlyList<DecoderMatrix>> Matrices,
     Tensor FinalNorm,
     Tensor Head,
     Tensor Cosines,

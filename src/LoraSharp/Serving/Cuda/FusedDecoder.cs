@@ -58,7 +58,8 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
     private readonly CudaModule _kernels;
     private readonly CudaStreamScope _stream;
     private readonly List<Tensor> _owned = [];
-    private readonly Tensor[][] _transposed;
+    private readonly Tensor?[][] _transposed;
+    private readonly FourBitProduct? _fourBit;
     private readonly Tensor _headTransposed;
     private readonly Tensor[] _keys;
     private readonly Tensor[] _values;
@@ -123,7 +124,9 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
         CudaDriver.Check(CudaDriver.cuEventCreate(out _forked, 2), "make an event");
         CudaDriver.Check(CudaDriver.cuEventCreate(out _joined, 2), "make an event");
         Adapters = new DecoderAdapters(weights, options.AdapterSlots, device);
-        _transposed = [.. weights.Matrices.Select(layer => layer.Select(m => Own(m.t())).ToArray())];
+        _transposed = [.. weights.Matrices.Select(layer => layer.Select(m => m.Dense is { } dense ? Own(dense.t()) : null).ToArray())];
+        FourBitMatrix[] packed = [.. weights.Matrices.SelectMany(layer => layer).Select(m => m.FourBit).OfType<FourBitMatrix>()];
+        _fourBit = packed.Length == 0 ? null : new FourBitProduct(packed, options.MaxTokens, device);
         _headTransposed = Own(weights.Head.t());
         long[] page = [(long)options.Pages * options.PageTokens, s.KeyHeads, s.HeadSize];
         _keys = [.. weights.Matrices.Select((_, l) => cache?[l].Keys ?? Half(page))];
@@ -287,6 +290,7 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
         _stream.Synchronize();
         DropGraphs();
         Adapters.Dispose();
+        _fourBit?.Dispose();
         _owned.ForEach(t => t.Dispose());
         foreach (IDisposable owned in _weights.Owned)
         {
@@ -406,7 +410,7 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
                 _side, "expand", (((width / 2) + 255) / 256, n, 1), 256, 0, table, _slots, _projected, _options.MaxRank, _extra, width, first, first + (int)rows.ElementAtOrDefault(1));
         }
 
-        Mm(x, _transposed[layer][group], y);
+        Mm(x, layer, group, y);
         if (beside)
         {
             Order(_side, _joined, _stream.Stream);
@@ -418,6 +422,18 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
     {
         CudaDriver.Check(CudaDriver.cuEventRecord(marker, first), "record an event");
         CudaDriver.Check(CudaDriver.cuStreamWaitEvent(second, marker, 0), "order two streams");
+    }
+
+    private void Mm(Tensor a, int layer, int group, Tensor c)
+    {
+        if (_weights.Matrices[layer][group].FourBit is { } packed)
+        {
+            _fourBit!.Multiply(packed, a, c);
+        }
+        else
+        {
+            Mm(a, _transposed[layer][group]!, c);
+        }
     }
 
     private static void Mm(Tensor a, Tensor b, Tensor c) => new AtenCall("aten::mm", "out").Add(a).Add(b).Add(c).InvokeOut();

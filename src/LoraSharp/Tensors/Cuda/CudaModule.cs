@@ -12,7 +12,7 @@ namespace LoraSharp.Tensors.Cuda;
 /// </summary>
 public sealed unsafe partial class CudaModule : IDisposable
 {
-    private readonly ConcurrentDictionary<string, nint> _functions = new();
+    private readonly ConcurrentDictionary<string, (nint Function, int SharedBytes)> _functions = new();
     private readonly int _device;
     private nint _module;
 
@@ -106,20 +106,22 @@ public sealed unsafe partial class CudaModule : IDisposable
 
     private nint Function(string kernel, int sharedBytes)
     {
-        if (_functions.TryGetValue(kernel, out nint known))
+        // What a block gets without asking for more.
+        const int Granted = 48 * 1024;
+        if (_functions.TryGetValue(kernel, out (nint Function, int SharedBytes) known) && sharedBytes <= known.SharedBytes)
         {
-            return known;
+            return known.Function;
         }
 
         fixed (byte* name = Encoding.ASCII.GetBytes(kernel + "\0"))
         {
             CudaDriver.Check(CudaDriver.cuModuleGetFunction(out nint function, _module, name), $"find the kernel {kernel}");
-            if (sharedBytes > 48 * 1024)
+            if (sharedBytes > Granted)
             {
-                CudaDriver.Check(CudaDriver.cuFuncSetAttribute(function, 8, 227 * 1024), $"raise the shared memory of {kernel}");
+                CudaDriver.Check(CudaDriver.cuFuncSetAttribute(function, 8, sharedBytes), $"raise the shared memory of {kernel}");
             }
 
-            _functions[kernel] = function;
+            _functions[kernel] = (function, Math.Max(sharedBytes, Granted));
             return function;
         }
     }
