@@ -249,8 +249,8 @@ __device__ __forceinline__ void multiply(const u16* x, u16* y, int n, int k, int
             { codes2, scales2, nested2, offset2, rows2 }, partial, arrived); \
     }
 
-MULTIPLY(1, 4, 3)
-MULTIPLY(1, 8, 3)
+MULTIPLY(1, 4, 2)
+MULTIPLY(1, 8, 2)
 MULTIPLY(2, 4, 2)
 MULTIPLY(2, 8, 2)
 MULTIPLY(4, 4, 2)
