@@ -29,7 +29,7 @@ internal static class GpuDecoding
         return args[0] switch
         {
             "check" => Check(device, new(3, 256, 8, 4, 64, 512, 1024, false)) + Check(device, new(2, 384, 6, 2, 64, 640, 1000, true)) + Check(device, new(2, 512, 4, 1, 128, 512, 1024, false))
-                + Check(device, new(3, 256, 8, 4, 64, 512, 1024, false), nf4: true) + CheckDraws(device),
+                + Check(device, new(3, 256, 8, 4, 64, 512, 1024, false), nf4: true, norms: true) + Check(device, new(2, 384, 4, 2, 96, 512, 1024, true), norms: true) + CheckDraws(device),
             "4bit" => GpuFourBit.Run(device, args[1..]),
             "1b" => Time(device, "llama-1b", new(16, 2048, 32, 8, 64, 8192, 128256, true), args),
             "8b" => Time(device, "llama-8b", new(32, 4096, 32, 8, 128, 14336, 128256, false), args),
@@ -37,7 +37,7 @@ internal static class GpuDecoding
         };
     }
 
-    private static DecoderWeights Random(Sizes s, Device device, List<Tensor> owned, int positions, bool biases = false, bool nf4 = false)
+    private static DecoderWeights Random(Sizes s, Device device, List<Tensor> owned, int positions, bool biases = false, bool nf4 = false, bool norms = false)
     {
         using IDisposable none = no_grad();
         Tensor Own(Tensor t)
@@ -60,7 +60,8 @@ internal static class GpuDecoding
         }
 
         DecoderMatrix M(long columns, params long[] rows) => nf4 ? GpuFourBit.Random(rows, columns, new QuantizationOptions(), device, owned) : W(rows.Sum(), columns);
-        Tensor Norm() => Own((1 + (randn([s.D], ScalarType.Float32, device) * 0.1)).to(ScalarType.BFloat16));
+        Tensor NormOf(long size, double spread) => Own((1 + (randn([size], ScalarType.Float32, device) * spread)).to(ScalarType.BFloat16));
+        Tensor Norm() => NormOf(s.D, 0.1);
         Tensor embedding = W(s.V, s.D);
         Tensor angles = arange(positions, ScalarType.Float32, device).unsqueeze(1) * ((arange(0, s.E, 2, ScalarType.Float32, device) / -s.E) * Math.Log(500000)).exp().unsqueeze(0);
         var shape = new LlamaShape { Size = s.D, Heads = s.H, KeyHeads = s.K, HeadSize = s.E, Inner = s.F, Vocabulary = s.V, Epsilon = 1e-5, AttentionScale = 1 / Math.Sqrt(s.E) };
@@ -75,6 +76,7 @@ internal static class GpuDecoding
             Own(angles.sin()))
         {
             Biases = biases ? [.. Enumerable.Range(0, s.Layers).Select(_ => Own((randn([(s.H + (2 * s.K)) * s.E], ScalarType.Float32, device) * 0.5).to(ScalarType.BFloat16)))] : [],
+            HeadNorms = norms ? [.. Enumerable.Range(0, s.Layers).Select(_ => (NormOf(s.E, 0.5), NormOf(s.E, 0.5)))] : [],
         };
     }
 
@@ -109,12 +111,12 @@ internal static class GpuDecoding
     private static LowRankPair? Find(Dictionary<(int Layer, string Name), LowRankPair> adapter, int layer, string name) => adapter.TryGetValue((layer, name), out LowRankPair pair) ? pair : null;
 
     // Prompts in one step, then in chunks beside decoding rows, then decode steps; logits of every step against a full pass in float32.
-    private static int Check(Device device, Sizes s, bool nf4 = false)
+    private static int Check(Device device, Sizes s, bool nf4 = false, bool norms = false)
     {
         var owned = new List<Tensor>();
         using var scope = NewDisposeScope();
         random.manual_seed(5);
-        DecoderWeights weights = Random(s, device, owned, 512, biases: s.Tied, nf4);
+        DecoderWeights weights = Random(s, device, owned, 512, biases: s.Tied, nf4, norms);
         Dictionary<(int, string), LowRankPair>[] adapters = [Adapter(weights, 8, false, device, owned), Adapter(weights, 16, true, device, owned), Adapter(weights, 3, false, device, owned)];
         int[] slots = [-1, 0, 1, 2, 0, -1];
         int[] lengths = [5, 33, 64, 1, 200, 310];
@@ -173,7 +175,7 @@ internal static class GpuDecoding
 
             bool good = worst < 0.05 && wrong == 0;
             faults += good ? 0 : 1;
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"check\":\"{(good ? "ok" : "FAILED")}\",\"decode\":\"mixed\",\"base\":\"{(nf4 ? "nf4+dq" : "bf16")}\",\"head\":{s.E},\"group\":{s.H / s.K},\"graphs\":{(graphs ? "true" : "false")},\"worst_logit_error\":{worst:0.0000},\"not_largest\":{wrong},\"ties\":{ties}}}"));
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"check\":\"{(good ? "ok" : "FAILED")}\",\"decode\":\"mixed\",\"head_norms\":{(norms ? "true" : "false")},\"base\":\"{(nf4 ? "nf4+dq" : "bf16")}\",\"head\":{s.E},\"group\":{s.H / s.K},\"graphs\":{(graphs ? "true" : "false")},\"worst_logit_error\":{worst:0.0000},\"not_largest\":{wrong},\"ties\":{ties}}}"));
         }
 
         owned.ForEach(t => t.Dispose());
@@ -249,12 +251,14 @@ internal static class GpuDecoding
 
         Tensor seen = ones([n, n], ScalarType.Bool, device).tril();
         Tensor x = weights.Embedding.@float().index_select(0, tensor(sequence.Select(t => (long)t).ToArray(), device: device));
-        for (int l = 0; l < weights.LayerCount; l++)
+        for (int layer = 0; layer < weights.LayerCount; layer++)
         {
+            int l = layer;
             Tensor qkv = Linear(Norm(x, weights.Norms[l].Attention), l, 0);
             qkv = (weights.Biases.Count > 0 ? qkv + weights.Biases[l].@float() : qkv).view(n, -1, s.HeadSize);
-            Tensor q = Rope(qkv.narrow(1, 0, s.Heads)).transpose(0, 1);
-            Tensor k = Rope(qkv.narrow(1, s.Heads, s.KeyHeads)).transpose(0, 1).repeat_interleave(s.Heads / s.KeyHeads, 0);
+            Tensor Normed(Tensor x, bool query) => weights.HeadNorms.Count == 0 ? x : Norm(x, query ? weights.HeadNorms[l].Query : weights.HeadNorms[l].Key);
+            Tensor q = Rope(Normed(qkv.narrow(1, 0, s.Heads), true)).transpose(0, 1);
+            Tensor k = Rope(Normed(qkv.narrow(1, s.Heads, s.KeyHeads), false)).transpose(0, 1).repeat_interleave(s.Heads / s.KeyHeads, 0);
             Tensor v = qkv.narrow(1, s.Heads + s.KeyHeads, s.KeyHeads).transpose(0, 1).repeat_interleave(s.Heads / s.KeyHeads, 0);
             Tensor p = (q.matmul(k.transpose(-1, -2)) * s.AttentionScale).masked_fill(seen.logical_not(), float.NegativeInfinity).softmax(-1);
             x = x + Linear(p.matmul(v).transpose(0, 1).reshape(n, s.Heads * s.HeadSize), l, 1);

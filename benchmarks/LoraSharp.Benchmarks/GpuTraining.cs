@@ -26,7 +26,8 @@ internal static class GpuTraining
         return args[0] switch
         {
             "check" => CheckDequantization(device) + Check(device, packed: false, checkpointing: false) + Check(device, packed: false, checkpointing: true)
-                + Check(device, packed: true, checkpointing: false) + Check(device, packed: true, checkpointing: true, nf4: true),
+                + Check(device, packed: true, checkpointing: false) + Check(device, packed: true, checkpointing: true, nf4: true)
+                + Check(device, packed: false, checkpointing: false, norms: true) + Check(device, packed: true, checkpointing: false, norms: true) + Check(device, packed: true, checkpointing: true, norms: true),
             "1b" => Time(device, "llama-1b", new(16, 2048, 32, 8, 64, 8192, 128256, 4, 2048, true), args),
             "8b" => Time(device, "llama-8b", new(32, 4096, 32, 8, 128, 14336, 128256, 2, 2048, false), args),
             "0.5b" => Time(device, "llama-0.5b", new(24, 896, 14, 2, 64, 4864, 151936, 8, 1024, true), args),
@@ -35,7 +36,7 @@ internal static class GpuTraining
         };
     }
 
-    private static FusedModel Random(Sizes s, Device device, int rank, List<Tensor> owned, ulong seed, bool nf4 = false, bool biases = false)
+    private static FusedModel Random(Sizes s, Device device, int rank, List<Tensor> owned, ulong seed, bool nf4 = false, bool biases = false, bool norms = false)
     {
         using IDisposable none = no_grad();
         random.manual_seed((long)seed);
@@ -106,7 +107,8 @@ internal static class GpuTraining
             };
         }
 
-        Tensor Norm() => Own((1 + (randn([s.D], ScalarType.Float32, device) * 0.1)).to(ScalarType.BFloat16));
+        Tensor NormOf(long size, double spread) => Own((1 + (randn([size], ScalarType.Float32, device) * spread)).to(ScalarType.BFloat16));
+        Tensor Norm() => NormOf(s.D, 0.1);
         var layers = new List<FusedLayer>();
         for (int l = 0; l < s.Layers; l++)
         {
@@ -115,6 +117,9 @@ internal static class GpuTraining
                 L($"{l}.gate", s.F, s.D), L($"{l}.up", s.F, s.D), L($"{l}.down", s.D, s.F))
             {
                 QkvBias = biases ? Own((randn([(s.H + (2 * s.K)) * s.E], ScalarType.Float32, device) * 0.2).to(ScalarType.BFloat16)) : null,
+                // Some weights near 0: what was before the norm cannot be had from what was after it.
+                QueryNorm = norms ? NormOf(s.E, 0.5) : null,
+                KeyNorm = norms ? NormOf(s.E, 0.5) : null,
             });
         }
 
@@ -153,13 +158,13 @@ internal static class GpuTraining
         return faults;
     }
 
-    private static int Check(Device device, bool packed, bool checkpointing, bool nf4 = false)
+    private static int Check(Device device, bool packed, bool checkpointing, bool nf4 = false, bool norms = false)
     {
         var s = new Sizes(3, 256, 8, 4, 64, 512, 1024, 2, 256, false);
         var owned = new List<Tensor>();
         using var scope = NewDisposeScope();
         // Where rows are packed the model has biases too, as Qwen2's.
-        FusedModel model = Random(s, device, 8, owned, 3, nf4, biases: packed);
+        FusedModel model = Random(s, device, 8, owned, 3, nf4, biases: packed, norms);
         long n = (long)s.Rows * s.Length;
         long[] ids = randint(s.V, [n]).to(ScalarType.Int64).data<long>().ToArray();
         int[] borders = packed ? [0, 100, 256, 300, 512] : [0, 256, 512];
@@ -201,7 +206,7 @@ internal static class GpuTraining
             // bf16 activations: a few parts in a hundred of a gradient's norm.
             bool good = Math.Abs(loss - expected) < 0.01 && worst < 0.05 && Math.Abs(norm / expectedNorm - 1) < 0.03;
             faults += good ? 0 : 1;
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"check\":\"{(good ? "ok" : "FAILED")}\",\"base\":\"{(nf4 ? "nf4" : "bf16")}\",\"packed\":{(packed ? "true" : "false")},\"checkpointing\":{(checkpointing ? "true" : "false")},\"graphs\":{(graphs ? "true" : "false")},\"loss\":{loss:0.00000},\"float32\":{expected:0.00000},\"worst_gradient_error\":{worst:0.0000},\"at\":\"{where}\",\"norm\":{norm:0.0000},\"norm_float32\":{expectedNorm:0.0000}}}"));
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{{\"check\":\"{(good ? "ok" : "FAILED")}\",\"base\":\"{(nf4 ? "nf4" : "bf16")}\",\"head_norms\":{(norms ? "true" : "false")},\"packed\":{(packed ? "true" : "false")},\"checkpointing\":{(checkpointing ? "true" : "false")},\"graphs\":{(graphs ? "true" : "false")},\"loss\":{loss:0.00000},\"float32\":{expected:0.00000},\"worst_gradient_error\":{worst:0.0000},\"at\":\"{where}\",\"norm\":{norm:0.0000},\"norm_float32\":{expectedNorm:0.0000}}}"));
         }
 
         owned.ForEach(t => t.Dispose());
@@ -250,8 +255,9 @@ internal static class GpuTraining
         {
             Tensor y = Norm(x, l.AttentionNorm);
             Tensor Bias(Tensor to, long from) => l.QkvBias is { } bias ? to + bias.narrow(0, from, to.shape[1]).@float() : to;
-            Tensor q = Rope(Bias(Linear(l.Query, y), 0).view(n, s.H, s.E)).transpose(0, 1);
-            Tensor k = Rope(Bias(Linear(l.Key, y), s.H * s.E).view(n, s.K, s.E)).transpose(0, 1).repeat_interleave(s.H / s.K, 0);
+            Tensor Normed(Tensor x, Tensor? w) => w is null ? x : Norm(x, w);
+            Tensor q = Rope(Normed(Bias(Linear(l.Query, y), 0).view(n, s.H, s.E), l.QueryNorm)).transpose(0, 1);
+            Tensor k = Rope(Normed(Bias(Linear(l.Key, y), s.H * s.E).view(n, s.K, s.E), l.KeyNorm)).transpose(0, 1).repeat_interleave(s.H / s.K, 0);
             Tensor v = Bias(Linear(l.Value, y), (s.H + s.K) * s.E).view(n, s.K, s.E).transpose(0, 1).repeat_interleave(s.H / s.K, 0);
             Tensor p = (q.matmul(k.transpose(-1, -2)) * model.Shape.AttentionScale).masked_fill(seen.logical_not(), float.NegativeInfinity).softmax(-1);
             x = x + Linear(l.Output, p.matmul(v).transpose(0, 1).reshape(n, s.H * s.E));

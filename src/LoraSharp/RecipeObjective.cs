@@ -106,7 +106,7 @@ internal sealed class RecipeObjective(Recipe recipe, LoadedModel loaded, Trainer
     {
         if (adapter is not null && recipe.Training.FusedStep == "auto" && loaded.Model.Device.type == TorchSharp.DeviceType.CUDA)
         {
-            if (FusedObjective.Obstacle(loaded.Model, adapter, options, batches.PadToMaxLength) is not { } obstacle)
+            if (FusedObjective.Obstacle(loaded.Model, adapter, options, batches.PadToMaxLength ? batches.MaxLength : null) is not { } obstacle)
             {
                 return FusedObjective.Create(loaded.Model, loaded.Adapters, adapter, options, batches.BatchSize, batches.MaxLength);
             }

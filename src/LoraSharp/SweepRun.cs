@@ -130,7 +130,7 @@ public sealed class SweepRun(Recipe recipe, string? recipeFolder = null, TimePro
         }
 
         LoraAdapter probe = loaded.Adapters.Create(first.Adapter!, options.Seed, first.Name);
-        bool fits = FusedObjective.Obstacle(loaded.Model, probe, options, batches.PadToMaxLength) is null;
+        bool fits = FusedObjective.Obstacle(loaded.Model, probe, options, batches.PadToMaxLength ? batches.MaxLength : null) is null;
         loaded.Adapters.Remove(first.Name);
         return !fits;
     }

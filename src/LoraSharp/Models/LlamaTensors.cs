@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace LoraSharp.Models;
 
-/// <summary>Sizes of a Llama-shaped decoder: pre-norm RMSNorm, grouped-query attention with RoPE over whole heads and maybe biases on q, k and v, SwiGLU.</summary>
+/// <summary>Sizes of a Llama-shaped decoder: pre-norm RMSNorm, grouped-query attention with RoPE over whole heads and maybe biases on q, k and v and norms of their heads, SwiGLU.</summary>
 internal sealed record LlamaShape
 {
     /// <summary>Hidden size d.</summary>
@@ -59,11 +59,12 @@ internal sealed class LlamaTensors : IDisposable
         ["mlp.down_proj"],
     ];
 
-    private LlamaTensors(LlamaShape shape, Tensor embedding, IReadOnlyList<(Tensor Attention, Tensor Mlp)> norms, IReadOnlyList<Tensor> biases, Tensor finalNorm, Tensor head, Tensor cosines, Tensor sines)
+    private LlamaTensors(LlamaShape shape, Tensor embedding, IReadOnlyList<(Tensor Attention, Tensor Mlp)> norms, IReadOnlyList<(Tensor Query, Tensor Key)> headNorms, IReadOnlyList<Tensor> biases, Tensor finalNorm, Tensor head, Tensor cosines, Tensor sines)
     {
         Shape = shape;
         Embedding = embedding;
         Norms = norms;
+        HeadNorms = headNorms;
         Biases = biases;
         FinalNorm = finalNorm;
         Head = head;
@@ -80,6 +81,9 @@ internal sealed class LlamaTensors : IDisposable
     /// <summary>The two norms [d] of each layer.</summary>
     public IReadOnlyList<(Tensor Attention, Tensor Mlp)> Norms { get; }
 
+    /// <summary>Norms of each head of q and of k [e] before RoPE, of each layer; none where the model has none.</summary>
+    public IReadOnlyList<(Tensor Query, Tensor Key)> HeadNorms { get; }
+
     /// <summary>Of q, k and v [(h + 2·kv)·e] of each layer, none where the model has none; owned by this.</summary>
     public IReadOnlyList<Tensor> Biases { get; }
 
@@ -95,16 +99,29 @@ internal sealed class LlamaTensors : IDisposable
     /// <summary>[positions, e/2] float32; owned by this.</summary>
     public Tensor Sines { get; }
 
-    /// <summary>Why a model is not of this shape; null when it is.</summary>
-    public static string? Obstacle(CausalLanguageModel model)
+    /// <summary>Why a model cannot be run this way; null when it can.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="longest">Longest sequence that it will be given: a window that it fits into is none.</param>
+    public static string? Obstacle(CausalLanguageModel model, int longest) =>
+        model.Device.type != TorchSharp.DeviceType.CUDA ? "it runs on a GPU"
+        : model.DType != ScalarType.BFloat16 ? "it computes in bfloat16"
+        : ShapeObstacle(model.Config, longest);
+
+    /// <summary>Why a configuration is not of this shape; null when it is. It is the arithmetic that counts, not the family's name.</summary>
+    /// <param name="c">The configuration.</param>
+    /// <param name="longest">Longest sequence.</param>
+    public static string? ShapeObstacle(DecoderConfig c, int longest)
     {
-        DecoderConfig c = model.Config;
         AttentionConfig a = c.Attention;
         RopeSpec? rope = c.Layers[0].Rope;
-        return model.Device.type != TorchSharp.DeviceType.CUDA ? "it runs on a GPU"
-            : model.DType != ScalarType.BFloat16 ? "it computes in bfloat16"
-            : c.ModelType is not ("llama" or "mistral" or "qwen2") ? $"it knows llama, mistral and qwen2, not {c.ModelType}"
-            : c.Layers.Any(l => l.Window is not null || l.Sparse || l.Rope != rope) || rope is null || rope.DependsOnLength || rope.Interleaved || rope.Rotated != a.HeadSize ? "windows, experts and other rotary embeddings are not in it"
+        // Everything else as Llama has it.
+        var names = new DecoderNames { Prefix = c.Names.Prefix, Embedding = c.Names.Embedding, Layers = c.Names.Layers, FinalNorm = c.Names.FinalNorm, Head = c.Names.Head };
+        var attention = new AttentionConfig { Heads = a.Heads, KeyValueHeads = a.KeyValueHeads, HeadSize = a.HeadSize, Scale = a.Scale, QkvBias = a.QkvBias, OutputBias = a.OutputBias, QueryKeyNorm = a.QueryKeyNorm };
+        return c.Names != names || c.Parallel || c.FeedForward.Activation != Activation.Silu || c.Norm.Kind is not (NormKind.Rms or NormKind.RmsFloat32)
+                || !c.Names.Embedding.EndsWith(".embed_tokens", StringComparison.Ordinal) || c.Names.FinalNorm?.EndsWith(".norm", StringComparison.Ordinal) != true ? $"it knows blocks of Llama's shape, not those of {c.ModelType}"
+            : a != attention || a.QueryKeyNorm == QueryKeyNorm.Full || c.EmbeddingScale != 1 || c.ResidualScale != 1 || c.LogitScale != 1 || c.LogitSoftCap is not null || c.Positions is not null ? $"it knows attention and scales as Llama has them, not as {c.ModelType}"
+            : c.Layers.Any(l => l.Window < longest) ? $"its window of {c.Layers.Min(l => l.Window)} tokens is shorter than the longest sequence, {longest}"
+            : c.Layers.Any(l => l.Sparse || l.Rope != rope) || rope is null || rope.DependsOnLength || rope.Interleaved || rope.Rotated != a.HeadSize ? "experts and other rotary embeddings are not in it"
             : a.OutputBias || c.FeedForward.Bias || c.HeadBias ? "biases besides those of q, k and v are not in it"
             : c.VocabularySize % 8 != 0 || c.HiddenSize % 8 != 0 || a.HeadSize % 8 != 0 || c.FeedForward.Size % 8 != 0 ? "sizes must be multiples of 8"
             : null;
@@ -131,6 +148,7 @@ internal sealed class LlamaTensors : IDisposable
             LlamaShape.Of(c),
             embedding,
             [.. Enumerable.Range(0, c.Layers.Count).Select(l => (parameters[$"{c.Names.Layers}.{l}.input_layernorm.weight"], parameters[$"{c.Names.Layers}.{l}.post_attention_layernorm.weight"]))],
+            a.QueryKeyNorm == QueryKeyNorm.None ? [] : [.. Enumerable.Range(0, c.Layers.Count).Select(l => (parameters[$"{c.Names.Layers}.{l}.self_attn.q_norm.weight"], parameters[$"{c.Names.Layers}.{l}.self_attn.k_norm.weight"]))],
             biases,
             parameters[$"{prefix}.norm.weight"],
             parameters.GetValueOrDefault(c.Names.Head + ".weight", embedding),

@@ -222,7 +222,7 @@ public sealed partial class InferenceEngine : IDisposable
             return plain;
         }
 
-        if (CudaStepRunner.Obstacle(model, adapters) is { } obstacle)
+        if (CudaStepRunner.Obstacle(model, adapters, longest) is { } obstacle)
         {
             notes($"The fused decoder is not used: {obstacle}.");
             return plain;

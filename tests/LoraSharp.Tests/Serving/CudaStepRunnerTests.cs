@@ -77,7 +77,7 @@ public sealed class CudaStepRunnerTests
         using InferenceEngine engine = bench.Served.CreateEngine(new EngineLimits { MaxLength = 64 }, notes.Add);
         Assert.Equal(bench.Expected(job), await EngineBench.RunAsync(engine, job));
         Assert.Empty(notes);
-        Assert.Equal("it runs on a GPU", CudaStepRunner.Obstacle(bench.Served.Model, bench.Served.Adapters));
+        Assert.Equal("it runs on a GPU", CudaStepRunner.Obstacle(bench.Served.Model, bench.Served.Adapters, 128));
     }
 
     private static InferenceEngine Engine(EngineBench bench, EngineLimits limits, Func<IRowDecoder> create, Action<string>? notes = null)

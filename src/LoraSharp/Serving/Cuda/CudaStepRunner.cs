@@ -46,8 +46,11 @@ internal sealed class CudaStepRunner : IStepRunner
     }
 
     /// <summary>Why a model's steps cannot run this way; null when they can.</summary>
-    public static string? Obstacle(CausalLanguageModel model, AdapterSet adapters) =>
-        LlamaTensors.Obstacle(model) is { } shape ? shape
+    /// <param name="model">The base.</param>
+    /// <param name="adapters">Its adapters.</param>
+    /// <param name="longest">Longest sequence.</param>
+    public static string? Obstacle(CausalLanguageModel model, AdapterSet adapters, int longest) =>
+        LlamaTensors.Obstacle(model, longest) is { } shape ? shape
         : adapters.Linears.Any(l => l.Value.Inner is not DenseLinear && (l.Key == model.Config.Names.Head || l.Value.Inner is not QuantizedLinear { Weight: FourBitWeight })) ? "its base must be dense or in 4 bits, and its head dense"
         : Groups(model, adapters).Select(GroupObstacle).FirstOrDefault(o => o is not null) is { } group ? group
         : FusedDecoder.AttentionKernel(LlamaShape.Of(model.Config)) is null ? "it has no attention kernel for heads of this size"
@@ -220,6 +223,7 @@ internal sealed class CudaStepRunner : IStepRunner
         return new DecoderWeights(tensors.Shape, tensors.Embedding, tensors.Norms, matrices, tensors.FinalNorm, tensors.Head, tensors.Cosines, tensors.Sines)
         {
             Biases = tensors.Biases,
+            HeadNorms = tensors.HeadNorms,
             Owned = [tensors, .. matrices.SelectMany(m => m).Select(m => m.Dense).OfType<Tensor>()],
         };
     }

@@ -31,6 +31,9 @@ internal sealed record DecoderWeights(
     /// <summary>Biases of q, k and v of each layer [(h + 2·kv)·e], bf16; empty without.</summary>
     public IReadOnlyList<Tensor> Biases { get; init; } = [];
 
+    /// <summary>Norms of each head of q and of k [e] of each layer, bf16; empty without.</summary>
+    public IReadOnlyList<(Tensor Query, Tensor Key)> HeadNorms { get; init; } = [];
+
     /// <summary>Layers.</summary>
     public int LayerCount => Matrices.Count;
 

@@ -351,15 +351,12 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
         Tensor attention = _attention.narrow(0, 0, n);
         Tensor gateUp = _gateUp.narrow(0, 0, n);
         Tensor activation = _activation.narrow(0, 0, n);
-        int heads = (int)(s.Heads + (2 * s.KeyHeads));
         Launch("embed", (n, 1, 1), 256, _weights.Embedding, _tokens, x, (int)s.Size);
         for (int l = 0; l < _weights.LayerCount; l++)
         {
             AddNorm(l == 0 ? null : delta, Extra(3, adapters), _weights.Norms[l].Attention, x, y, n);
             Multiply(y, l, 0, qkv, adapters, n);
-            Launch(
-                "finish_qkv", (n, ((heads * s.HeadSize / 2) + 127) / 128, 1), 128, qkv, _weights.Biases.Count > 0 ? _weights.Biases[l] : (KernelArgument)(nint)0, Extra(0, adapters), _slots, _positions, _sequences, _pages,
-                _pagesOfSequence, _weights.Cosines, _weights.Sines, _keys[l], _values[l], (int)s.Heads, (int)s.KeyHeads, (int)s.HeadSize, _options.PageTokens);
+            Finish(l, qkv, n, adapters);
             Launch(
                 _attend, (n, s.KeyHeads, parts), 256, qkv, (int)qkv.shape[1], _keys[l], _values[l], _positions, _sequences, _pages, _pagesOfSequence, attention, _partial, _arrived,
                 (int)s.Heads, (int)s.KeyHeads, _group, _options.PageTokens, (float)s.AttentionScale);
@@ -386,6 +383,20 @@ internal sealed unsafe class FusedDecoder : IRowDecoder
         Tensor logits = _logits.narrow(0, 0, c);
         Mm(last, _headTransposed, logits);
         Launch("choose", (c, 1, 1), 1024, logits, (int)s.Vocabulary, _temperatures, _seeds, _chosenRows, _tokens, _positions, _chosen, _logProbabilities, advance ? 1 : 0);
+    }
+
+    // Bias, adapters, norms of heads and RoPE of q, k and v; k and v go into the cache.
+    private void Finish(int l, Tensor qkv, int n, bool adapters)
+    {
+        Models.LlamaShape s = _weights.Shape;
+        KernelArgument none = (nint)0;
+        (Tensor Query, Tensor Key)? norms = _weights.HeadNorms.Count > 0 ? _weights.HeadNorms[l] : null;
+        long heads = s.Heads + (2 * s.KeyHeads);
+        long pairs = s.HeadSize / 2;
+        Launch(
+            norms is null ? "finish_qkv" : "finish_qkv_normed", (n, norms is null ? ((heads * pairs) + 127) / 128 : heads, 1), norms is null ? 128 : (int)((pairs + 31) / 32 * 32), qkv,
+            _weights.Biases.Count > 0 ? _weights.Biases[l] : none, norms?.Query ?? none, norms?.Key ?? none, (float)s.Epsilon, Extra(0, adapters), _slots, _positions, _sequences, _pages, _pagesOfSequence,
+            _weights.Cosines, _weights.Sines, _keys[l], _values[l], (int)s.Heads, (int)s.KeyHeads, (int)s.HeadSize, _options.PageTokens);
     }
 
     private void AddNorm(Tensor? delta, KernelArgument extra, Tensor weight, Tensor x, Tensor y, int n) =>

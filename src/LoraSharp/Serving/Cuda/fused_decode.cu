@@ -121,26 +121,43 @@ extern "C" __global__ void add_rmsnorm(const u16* x, const u16* delta, const u16
     }
 }
 
-// Rows [q | k | v]: adds the bias (which may be null) and the adapter's part, turns q and k, writes q back and k, v into the pages of the row's sequence.
-// Cache: [page][token of the page][key head][e], as PagedCache lays it out. A thread a pair (i, i + e/2).
-extern "C" __global__ void finish_qkv(u16* qkv, const u16* bias, const u16* extra, const int* slots, const int* positions, const int* sequences, const int* pages, int ld_pages,
+// Rows [q | k | v]: adds the bias (which may be null) and the adapter's part, norms q and k where the family does (NORMED: Qwen3), turns
+// them, writes q back and k, v into the pages of the row's sequence. Cache: [page][token of the page][key head][e], as PagedCache lays it
+// out. A thread a pair (i, i + e/2); NORMED a block a head.
+template <bool NORMED>
+__device__ __forceinline__ void finish(u16* qkv, const u16* bias, const u16* query_norm, const u16* key_norm, float eps, const u16* extra, const int* slots, const int* positions, const int* sequences, const int* pages, int ld_pages,
     const float* cosines, const float* sines, u16* keys, u16* values, int h, int kv, int e, int page_tokens) {
     long long row = blockIdx.x;
-    int position = positions[row], half = e >> 1, pair = blockIdx.y * blockDim.x + threadIdx.x;
-    if (position < 0 || pair >= (h + 2 * kv) * half) return;
-    int head = pair / half, i = pair % half, which = head < h ? 0 : head < h + kv ? 1 : 2;
+    int position = positions[row], half = e >> 1, pair = NORMED ? blockIdx.y * half + threadIdx.x : blockIdx.y * blockDim.x + threadIdx.x;
+    bool mine = NORMED ? threadIdx.x < half : pair < (h + 2 * kv) * half;
+    // With norms the whole block goes or stays: it adds up a head's squares.
+    if (position < 0 || (!NORMED && !mine)) return;
+    int head = NORMED ? blockIdx.y : pair / half, i = NORMED ? threadIdx.x : pair % half, which = head < h ? 0 : head < h + kv ? 1 : 2;
     long long ld = (long long)(h + 2 * kv) * e;
     u16* at = qkv + row * ld + head * e;
-    float a = one(at[i]), b = one(at[i + half]);
-    if (bias) {
-        a = lo(pack(a + one(bias[head * e + i]), 0.f));
-        b = lo(pack(b + one(bias[head * e + i + half]), 0.f));
+    float a = 0.f, b = 0.f;
+    if (mine) {
+        a = one(at[i]);
+        b = one(at[i + half]);
+        if (bias) {
+            a = lo(pack(a + one(bias[head * e + i]), 0.f));
+            b = lo(pack(b + one(bias[head * e + i + half]), 0.f));
+        }
+        if (extra && slots[row] >= 0) {
+            const u16* more = extra + row * ld + head * e;
+            a = lo(pack(a + one(more[i]), 0.f));
+            b = lo(pack(b + one(more[i + half]), 0.f));
+        }
     }
-    if (extra && slots[row] >= 0) {
-        const u16* more = extra + row * ld + head * e;
-        a = lo(pack(a + one(more[i]), 0.f));
-        b = lo(pack(b + one(more[i + half]), 0.f));
+    if (NORMED && which < 2) {
+        float scale = rsqrtf(block_sum(a * a + b * b) / e + eps);
+        const u16* w = which == 0 ? query_norm : key_norm;
+        if (mine) {
+            a *= scale * one(w[i]);
+            b *= scale * one(w[i + half]);
+        }
     }
+    if (!mine) return;
     if (which < 2) {
         float c = cosines[(long long)position * half + i], s = sines[(long long)position * half + i], x = a;
         a = x * c - b * s;
@@ -154,6 +171,14 @@ extern "C" __global__ void finish_qkv(u16* qkv, const u16* bias, const u16* extr
     at[i] = (u16)pack(a, 0.f);
     at[i + half] = (u16)pack(b, 0.f);
 }
+
+#define FINISH(NAME, NORMED) \
+    extern "C" __global__ void NAME(u16* qkv, const u16* bias, const u16* query_norm, const u16* key_norm, float eps, const u16* extra, const int* slots, const int* positions, const int* sequences, const int* pages, int ld_pages, \
+        const float* cosines, const float* sines, u16* keys, u16* values, int h, int kv, int e, int page_tokens) { \
+        finish<NORMED>(qkv, bias, query_norm, key_norm, eps, extra, slots, positions, sequences, pages, ld_pages, cosines, sines, keys, values, h, kv, e, page_tokens); \
+    }
+FINISH(finish_qkv, false)
+FINISH(finish_qkv_normed, true)
 
 // Attention of each row to the tokens up to its own position, in pages. A block a (row, key head, part of the tokens) of
 // eight warps; each lane takes a token for q.k, then columns for p.v, with many loads under way at once: at these lengths

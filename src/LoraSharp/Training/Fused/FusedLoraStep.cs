@@ -12,7 +12,7 @@ namespace LoraSharp.Training.Fused;
 /// tested against.
 /// </summary>
 /// <remarks>
-/// Kept of a layer for its backward pass: its two residual inputs, q, k, v after RoPE, attention's output, gate and up;
+/// Kept of a layer for its backward pass: its two residual inputs, q, k, v after RoPE (where their heads are normed: before that), attention's output, gate and up;
 /// norms, x·Aᵀ and the activation are computed again. With checkpointing only the layer's input is kept, in host memory if
 /// wanted.
 /// Runs on one thread, on a stream of its own.
@@ -62,6 +62,7 @@ internal sealed class FusedLoraStep : IDisposable
     // Buffers all layers share. What is never there at the same time shares memory: the normed inputs of a layer's two halves
     // and of the head; the activation, its gradient and (between the passes) the final hidden state; a half's output, the
     // gradient of its input and of attention's output.
+    private readonly Tensor? _turned;
     private readonly Tensor _x;
     private readonly Tensor _activation;
     private readonly Tensor _attention;
@@ -127,6 +128,7 @@ internal sealed class FusedLoraStep : IDisposable
         _inverseCount = Own(ones([1], ScalarType.Float32, device));
         _first = Own(ones([1], ScalarType.Float32, device));
         _hyper = Own(zeros([8], ScalarType.Float32, device));
+        _turned = model.Layers[0].QueryNorm is null ? null : Buffer(n, (_shape.Heads + _shape.KeyHeads) * _shape.HeadSize);
         _states = [.. Enumerable.Range(0, options.Checkpointing ? 1 : model.Layers.Count).Select(_ => new LayerState(this))];
         WarmUpAttention();
         _x = Buffer(n, d + Math.Max(Widest(m => m.Qkv.Rank), Widest(m => m.GateUp.Rank)));
@@ -361,8 +363,7 @@ internal sealed class FusedLoraStep : IDisposable
 
         Use(m, 0);
         m.Qkv.Forward(Trim(_x, m.Qkv.Inputs + m.Qkv.Rank), state.Qkv.narrow(1, 0, m.Qkv.Outputs));
-        KernelArgument bias = layer.QkvBias is { } added ? added : (KernelArgument)(nint)0;
-        Launch("rope", (_tokens, 1, 1), 256, state.Qkv, bias, _positions, _model.Cosines, _model.Sines, (int)(_shape.Heads + _shape.KeyHeads), (int)(_shape.Heads + (2 * _shape.KeyHeads)), (int)_shape.HeadSize, state.Qkv.size(1));
+        Turn(layer, state, layer.QkvBias);
         Attend(state);
         Use(m, 1);
         Tensor attention = Trim(_attention, m.Output.Inputs + m.Output.Rank);
@@ -442,7 +443,7 @@ internal sealed class FusedLoraStep : IDisposable
         m.Output.ProjectGradient(dy);
         m.Output.Backward(dy, _dAttention);
         m.Output.Gradients(state.Attention.Output, state.AttentionProjected, dy, _gradients16, _layerFactors[l].Start);
-        AttendBackward(state);
+        AttendBackward(layer, state);
 
         // q, k and v. Below the first layer nothing trains.
         Use(m, 0);
@@ -475,13 +476,33 @@ internal sealed class FusedLoraStep : IDisposable
         }
     }
 
+    // Bias and RoPE of q, k and v in place; with norms of heads q and k go to a buffer that the layers share, and what they were before stays.
+    private void Turn(FusedLayer layer, LayerState state, Tensor? bias)
+    {
+        (int h, int kv, int e) = ((int)_shape.Heads, (int)_shape.KeyHeads, (int)_shape.HeadSize);
+        KernelArgument added = bias is null ? (KernelArgument)(nint)0 : bias;
+        if (layer.QueryNorm is { } queryNorm && layer.KeyNorm is { } keyNorm)
+        {
+            Launch("norm_rope", (_tokens, 1, 1), 256, state.Qkv, added, queryNorm, keyNorm, _turned!, _positions, _model.Cosines, _model.Sines, h, kv, e, state.Qkv.size(1), (float)_shape.Epsilon);
+            return;
+        }
+
+        Launch("rope", (_tokens, 1, 1), 256, state.Qkv, added, _positions, _model.Cosines, _model.Sines, h + kv, h + (2 * kv), e, state.Qkv.size(1));
+    }
+
     // The gradients of q, k and v take their place.
-    private void AttendBackward(LayerState state)
+    private void AttendBackward(FusedLayer layer, LayerState state)
     {
         using var scope = NewDisposeScope();
         long h = _shape.Heads;
         long e = _shape.HeadSize;
         Tensor gradient = _dAttention.view(_tokens, h, e);
+        if (_turned is not null)
+        {
+            // Of this layer again; its bias has been added for good.
+            Turn(layer, state, null);
+        }
+
         (Tensor dq, Tensor dk, Tensor dv) = _warmingUp ? (state.Part(0), state.Part(1), state.Part(2))
             : _packed
             ? FusedAttention.PackedBackward(gradient, state.Part(0), state.Part(1), state.Part(2), _borders, _options.Length, _shape.AttentionScale, state.Attention)
@@ -490,6 +511,12 @@ internal sealed class FusedLoraStep : IDisposable
         long[] q = Strides(dq, h);
         long[] k = Strides(dk, _shape.KeyHeads);
         long[] v = Strides(dv, _shape.KeyHeads);
+        if (layer.QueryNorm is { } queryNorm && layer.KeyNorm is { } keyNorm)
+        {
+            Launch("norm_rope_backward", (_tokens, 1, 1), 256, dq, dk, dv, state.Qkv, queryNorm, keyNorm, _positions, _model.Cosines, _model.Sines, _options.Length, (int)h, (int)_shape.KeyHeads, (int)e, state.Qkv.size(1), (float)_shape.Epsilon, q[0], q[1], q[2], k[0], k[1], k[2], v[0], v[1], v[2]);
+            return;
+        }
+
         Launch("rope_backward", (_tokens, 1, 1), 256, dq, dk, dv, state.Qkv, _positions, _model.Cosines, _model.Sines, _options.Length, (int)h, (int)_shape.KeyHeads, (int)e, state.Qkv.size(1), q[0], q[1], q[2], k[0], k[1], k[2], v[0], v[1], v[2]);
 
         long[] Strides(Tensor t, long heads) => t.view(_options.Rows, _options.Length, heads, e).transpose(1, 2).stride();
@@ -763,11 +790,12 @@ internal sealed class FusedLoraStep : IDisposable
 
         public AttentionState Attention { get; } = new();
 
-        /// <summary>q (0), k (1) or v (2) as [tokens, heads, e].</summary>
+        /// <summary>q (0), k (1) or v (2) as [tokens, heads, e], as attention reads them.</summary>
         public Tensor Part(int which)
         {
             LlamaShape shape = _owner._shape;
-            return Qkv.as_strided([_owner._tokens, which == 0 ? shape.Heads : shape.KeyHeads, shape.HeadSize], [Qkv.size(1), shape.HeadSize, 1], Start(which));
+            Tensor from = which < 2 && _owner._turned is { } turned ? turned : Qkv;
+            return from.as_strided([_owner._tokens, which == 0 ? shape.Heads : shape.KeyHeads, shape.HeadSize], [from.size(1), shape.HeadSize, 1], Start(which));
         }
 
         private long Start(int which) => which == 0 ? 0 : (_owner._shape.Heads + ((which - 1) * _owner._shape.KeyHeads)) * _owner._shape.HeadSize;

@@ -33,6 +33,12 @@ internal sealed record FusedLayer(Tensor AttentionNorm, Tensor MlpNorm, FusedLin
 {
     /// <summary>Biases of q, k and v [(h + 2·hk)·e] bf16, frozen; null without.</summary>
     public Tensor? QkvBias { get; init; }
+
+    /// <summary>Norm of each head of q [e] bf16 before RoPE, frozen; null without. In all layers or in none.</summary>
+    public Tensor? QueryNorm { get; init; }
+
+    /// <summary>Norm of each head of k, likewise.</summary>
+    public Tensor? KeyNorm { get; init; }
 }
 
 /// <summary>Everything the fused step reads of a model; tensors stay their owner's.</summary>

@@ -58,15 +58,15 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
     /// <param name="model">The base with the adapter on it.</param>
     /// <param name="adapter">What is trained.</param>
     /// <param name="options">Of the run.</param>
-    /// <param name="packed">Whether all micro-batches have one length.</param>
-    public static string? Obstacle(CausalLanguageModel model, LoraAdapter adapter, TrainerOptions options, bool packed)
+    /// <param name="length">Tokens of every row of all micro-batches; null where they differ.</param>
+    public static string? Obstacle(CausalLanguageModel model, LoraAdapter adapter, TrainerOptions options, int? length)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(adapter);
         ArgumentNullException.ThrowIfNull(options);
         DecoderConfig c = model.Config;
-        return LlamaTensors.Obstacle(model) is { } shape ? shape
-            : !packed ? "it needs micro-batches of one length: data.packing"
+        return LlamaTensors.Obstacle(model, length ?? 0) is { } shape ? shape
+            : length is null ? "it needs micro-batches of one length: data.packing"
             : options.LabelSmoothing > 0 || options.ZLoss > 0 || options.NeftuneAlpha > 0 ? "label smoothing, z-loss and NEFTune are not in it"
             : adapter.Config.Dropout > 0 || adapter.RankDropout > 0 ? "dropout is not in it"
             : adapter.Parameters.Count > 0 || adapter.HasAnchors || adapter.Modules.Values.Any(m => !IsPlain(m) || !m.Name.StartsWith(c.Names.Layers + ".", StringComparison.Ordinal)) ? "it trains plain A and B of the decoder's linear layers only"
@@ -220,7 +220,12 @@ public sealed class FusedObjective : ITrainingObjective, IDisposable
         FusedLayer[] layers = [.. _tensors.Norms.Select((norms, l) =>
         {
             FusedLinear[] linears = [.. LlamaTensors.LinearGroups.SelectMany(g => g).Select(name => Linear($"{_model.Config.Names.Layers}.{l}.{name}"))];
-            return new FusedLayer(norms.Attention, norms.Mlp, linears[0], linears[1], linears[2], linears[3], linears[4], linears[5], linears[6]) { QkvBias = _tensors.Biases.ElementAtOrDefault(l) };
+            return new FusedLayer(norms.Attention, norms.Mlp, linears[0], linears[1], linears[2], linears[3], linears[4], linears[5], linears[6])
+            {
+                QkvBias = _tensors.Biases.ElementAtOrDefault(l),
+                QueryNorm = _tensors.HeadNorms.ElementAtOrDefault(l).Query,
+                KeyNorm = _tensors.HeadNorms.ElementAtOrDefault(l).Key,
+            };
         })];
         return new FusedModel(_tensors.Shape, _tensors.Embedding, layers, _tensors.FinalNorm, _tensors.Head, _tensors.Cosines, _tensors.Sines);
     }

@@ -3,6 +3,12 @@
 // reduced. 'ld' is a row's stride in elements; every width and stride is a multiple of 8.
 #include "bf16_math.cu"
 
+__device__ __forceinline__ float warp_sum(float v) {
+    #pragma unroll
+    for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
+    return v;
+}
+
 // x_out = x + delta (delta may be null: then x_out is not written), y = x_out * rstd * w, rstd kept.
 extern "C" __global__ void add_rmsnorm(const u16* x, const u16* delta, const u16* w, u16* x_out, u16* y, float* rstd, int d, long long ld_y, float eps) {
     long long row = blockIdx.x;
@@ -131,6 +137,86 @@ extern "C" __global__ void rope_backward(const u16* dq, const u16* dk, const u16
         } else {
             *a = va;
             *c = vc;
+        }
+    }
+}
+
+// The same where each head of q and k is normed before it is turned (Qwen3): adds the bias (which may be null) in place, and writes
+// y = turn(x * rstd * w) of q and k into rows of their own [(h + kv) * e]; x stays for the backward pass. A warp a head.
+extern "C" __global__ void norm_rope(u16* x, const u16* bias, const u16* query_norm, const u16* key_norm, u16* y, const int* positions, const float* cosines, const float* sines, int h, int kv, int e, long long ld, float eps) {
+    long long row = blockIdx.x;
+    int half = e >> 1, warp = threadIdx.x >> 5, warps = blockDim.x >> 5, lane = threadIdx.x & 31;
+    long long base = (long long)positions[row] * half;
+    for (int head = warp; head < (bias ? h + 2 * kv : h + kv); head += warps) {
+        u16* from = x + row * ld + head * e;
+        float sum = 0.f;
+        for (int j = lane * 2; j < half; j += 64) {
+            u32 va = *(u32*)(from + j), vb = *(u32*)(from + half + j);
+            if (bias) {
+                u32 more_a = *(const u32*)(bias + head * e + j), more_b = *(const u32*)(bias + head * e + half + j);
+                va = pack(lo(va) + lo(more_a), hi(va) + hi(more_a));
+                vb = pack(lo(vb) + lo(more_b), hi(vb) + hi(more_b));
+                *(u32*)(from + j) = va;
+                *(u32*)(from + half + j) = vb;
+            }
+            sum += lo(va) * lo(va) + hi(va) * hi(va) + lo(vb) * lo(vb) + hi(vb) * hi(vb);
+        }
+        if (head >= h + kv) continue;
+        float scale = rsqrtf(warp_sum(sum) / e + eps);
+        const u16* w = head < h ? query_norm : key_norm;
+        u16* to = y + (row * (h + kv) + head) * e;
+        for (int j = lane * 2; j < half; j += 64) {
+            u32 va = *(const u32*)(from + j), vb = *(const u32*)(from + half + j), wa = *(const u32*)(w + j), wb = *(const u32*)(w + half + j);
+            float a0 = lo(va) * scale * lo(wa), a1 = hi(va) * scale * hi(wa), b0 = lo(vb) * scale * lo(wb), b1 = hi(vb) * scale * hi(wb);
+            float c0 = cosines[base + j], c1 = cosines[base + j + 1], s0 = sines[base + j], s1 = sines[base + j + 1];
+            *(u32*)(to + j) = pack(a0 * c0 - b0 * s0, a1 * c1 - b1 * s1);
+            *(u32*)(to + half + j) = pack(b0 * c0 + a0 * s0, b1 * c1 + a1 * s1);
+        }
+    }
+}
+
+// Its backward pass: x [q | k | v] before the norms becomes its gradient. Turned back, then as rmsnorm_backward, with the rstd computed again.
+extern "C" __global__ void norm_rope_backward(const u16* dq, const u16* dk, const u16* dv, u16* x, const u16* query_norm, const u16* key_norm, const int* positions, const float* cosines, const float* sines,
+    int seq, int h, int kv, int e, long long ld, float eps, long long qb, long long qh, long long qs, long long kb, long long kh, long long ks, long long vb, long long vh, long long vs) {
+    long long row = blockIdx.x;
+    long long b = row / seq, s = row % seq;
+    int half = e >> 1, warp = threadIdx.x >> 5, warps = blockDim.x >> 5, lane = threadIdx.x & 31;
+    long long base = (long long)positions[row] * half;
+    for (int head = warp; head < h + 2 * kv; head += warps) {
+        u16* at = x + row * ld + head * e;
+        const u16* src;
+        if (head < h) src = dq + b * qb + head * qh + s * qs;
+        else if (head < h + kv) src = dk + b * kb + (head - h) * kh + s * ks;
+        else src = dv + b * vb + (head - h - kv) * vh + s * vs;
+        if (head >= h + kv) {
+            for (int j = lane * 2; j < e; j += 64) *(u32*)(at + j) = *(const u32*)(src + j);
+            continue;
+        }
+        const u16* w = head < h ? query_norm : key_norm;
+        float squares = 0.f, sum = 0.f;
+        // w * dy of the pairs at j, dy turned back.
+        auto gradient = [&](int j, float (&g)[4]) {
+            u32 va = *(const u32*)(src + j), vb2 = *(const u32*)(src + half + j), wa = *(const u32*)(w + j), wb = *(const u32*)(w + half + j);
+            float c0 = cosines[base + j], c1 = cosines[base + j + 1], s0 = sines[base + j], s1 = sines[base + j + 1];
+            g[0] = (lo(va) * c0 + lo(vb2) * s0) * lo(wa);
+            g[1] = (hi(va) * c1 + hi(vb2) * s1) * hi(wa);
+            g[2] = (lo(vb2) * c0 - lo(va) * s0) * lo(wb);
+            g[3] = (hi(vb2) * c1 - hi(va) * s1) * hi(wb);
+        };
+        for (int j = lane * 2; j < half; j += 64) {
+            float g[4];
+            gradient(j, g);
+            u32 xa = *(const u32*)(at + j), xb = *(const u32*)(at + half + j);
+            squares += lo(xa) * lo(xa) + hi(xa) * hi(xa) + lo(xb) * lo(xb) + hi(xb) * hi(xb);
+            sum += g[0] * lo(xa) + g[1] * hi(xa) + g[2] * lo(xb) + g[3] * hi(xb);
+        }
+        float scale = rsqrtf(warp_sum(squares) / e + eps), c = warp_sum(sum) * scale * scale / e;
+        for (int j = lane * 2; j < half; j += 64) {
+            float g[4];
+            gradient(j, g);
+            u32 xa = *(const u32*)(at + j), xb = *(const u32*)(at + half + j);
+            *(u32*)(at + j) = pack(scale * (g[0] - lo(xa) * c), scale * (g[1] - hi(xa) * c));
+            *(u32*)(at + half + j) = pack(scale * (g[2] - lo(xb) * c), scale * (g[3] - hi(xb) * c));
         }
     }
 }
