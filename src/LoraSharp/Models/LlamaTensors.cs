@@ -117,9 +117,9 @@ internal sealed class LlamaTensors : IDisposable
         // Everything else as Llama has it.
         var names = new DecoderNames { Prefix = c.Names.Prefix, Embedding = c.Names.Embedding, Layers = c.Names.Layers, FinalNorm = c.Names.FinalNorm, Head = c.Names.Head };
         var attention = new AttentionConfig { Heads = a.Heads, KeyValueHeads = a.KeyValueHeads, HeadSize = a.HeadSize, Scale = a.Scale, QkvBias = a.QkvBias, OutputBias = a.OutputBias, QueryKeyNorm = a.QueryKeyNorm };
-        return c.Names != names || c.Parallel || c.FeedForward.Activation != Activation.Silu || c.Norm.Kind is not (NormKind.Rms or NormKind.RmsFloat32)
+        return c.Names != names || c.Parallel || c.NormsAfterResidual || c.EmbeddingSize is not null || c.FeedForward.Activation != Activation.Silu || c.Norm.Kind is not (NormKind.Rms or NormKind.RmsFloat32)
                 || !c.Names.Embedding.EndsWith(".embed_tokens", StringComparison.Ordinal) || c.Names.FinalNorm?.EndsWith(".norm", StringComparison.Ordinal) != true ? $"it knows blocks of Llama's shape, not those of {c.ModelType}"
-            : a != attention || a.QueryKeyNorm == QueryKeyNorm.Full || c.EmbeddingScale != 1 || c.ResidualScale != 1 || c.LogitScale != 1 || c.LogitSoftCap is not null || c.Positions is not null ? $"it knows attention and scales as Llama has them, not as {c.ModelType}"
+            : a != attention || a.QueryKeyNorm is not (QueryKeyNorm.None or QueryKeyNorm.PerHead) || c.EmbeddingScale != 1 || c.ResidualScale != 1 || c.LogitScale != 1 || c.LogitSoftCap is not null || c.Positions is not null ? $"it knows attention and scales as Llama has them, not as {c.ModelType}"
             : c.Layers.Any(l => l.Window < longest) ? $"its window of {c.Layers.Min(l => l.Window)} tokens is shorter than the longest sequence, {longest}"
             : c.Layers.Any(l => l.Sparse || l.Rope != rope) || rope is null || rope.DependsOnLength || rope.Interleaved || rope.Rotated != a.HeadSize ? "experts and other rotary embeddings are not in it"
             : a.OutputBias || c.FeedForward.Bias || c.HeadBias ? "biases besides those of q, k and v are not in it"
@@ -148,7 +148,7 @@ internal sealed class LlamaTensors : IDisposable
             LlamaShape.Of(c),
             embedding,
             [.. Enumerable.Range(0, c.Layers.Count).Select(l => (parameters[$"{c.Names.Layers}.{l}.input_layernorm.weight"], parameters[$"{c.Names.Layers}.{l}.post_attention_layernorm.weight"]))],
-            a.QueryKeyNorm == QueryKeyNorm.None ? [] : [.. Enumerable.Range(0, c.Layers.Count).Select(l => (parameters[$"{c.Names.Layers}.{l}.self_attn.q_norm.weight"], parameters[$"{c.Names.Layers}.{l}.self_attn.k_norm.weight"]))],
+            a.QueryKeyNorm != QueryKeyNorm.PerHead ? [] : [.. Enumerable.Range(0, c.Layers.Count).Select(l => (parameters[$"{c.Names.Layers}.{l}.self_attn.q_norm.weight"], parameters[$"{c.Names.Layers}.{l}.self_attn.k_norm.weight"]))],
             biases,
             parameters[$"{prefix}.norm.weight"],
             parameters.GetValueOrDefault(c.Names.Head + ".weight", embedding),
