@@ -105,9 +105,11 @@ __device__ __forceinline__ void multiply(const u16* x, u16* y, int n, int k, int
             int i = threadIdx.x + j * THREADS;
             if (KG * PIECE < THREADS && i >= KG * PIECE) break;
             int q = i & 3, of = (i >> 2) & 3, row = (i >> 4) % N, piece = i / PIECE;
-            int from = step * STEP + piece * 128 + of * 32 + q * 8, source = min(first_row + row, n - 1);
+            int from = step * STEP + piece * 128 + of * 32 + q * 8, source = first_row + row;
             uint4* to = staged + (buffer * KG + piece) * PIECE + ((row >> 3) * 4 + q) * 32 + ((((row & 7) << 2) + of) ^ (q << 1));
-            copy16(to, x + (long long)source * k + (from < k ? from : 0), from < k);
+            // Rows that are not there are not read: if all blocks read one row eight times they would wait for a few lines of L2.
+            bool there = from < k && source < n;
+            copy16(to, x + (there ? (long long)source * k + from : 0), there);
         }
         copies_commit();
     };
