@@ -33,6 +33,9 @@ public sealed record GpuMemoryForecast
     /// <param name="OtherWeights">Weights outside of the blocks' matrices: embedding, head, norms.</param>
     public sealed record Shape(int Layers, long Size, long Heads, long KeyValues, long QueryHeads, long Inner, long Vocabulary, long OtherWeights)
     {
+        /// <summary>Whether the heads of q and k have norms (Qwen3): the fused step then keeps them turned in a buffer of all layers.</summary>
+        public bool HeadNorms { get; init; }
+
         /// <summary>Weights of a block's seven matrices.</summary>
         public long BlockWeights => (Size * ((2 * Heads) + (2 * KeyValues))) + (3 * Size * Inner);
     }
@@ -53,7 +56,7 @@ public sealed record GpuMemoryForecast
         long states = tokens * ((Bf16 * d * (checkpointing ? 2 : shape.Layers)) + ((checkpointing ? 1 : shape.Layers) * block));
 
         // Normed input, activation, output, residual's gradient, attention's output again; attention's gradients, of q in float32 too.
-        long buffers = Bf16 * tokens * ((d + (3 * rank)) + (Math.Max(f, d) + rank) + Math.Max(d, h) + (d + rank) + (h + rank) + (h + (2 * kv)) + (2 * h));
+        long buffers = Bf16 * tokens * ((d + (3 * rank)) + (Math.Max(f, d) + rank) + Math.Max(d, h) + (d + rank) + (h + rank) + (h + (2 * kv)) + (2 * h) + (shape.HeadNorms ? h + kv : 0));
         long logits = Bf16 * Math.Min(FusedOptions.DefaultLossChunk(checkpointing), tokens) * shape.Vocabulary;
         long factors = shape.Layers * rank * ((d + h) + (2 * (d + kv)) + (h + d) + (3 * (d + f)));
         long weights = quantization is null
@@ -89,7 +92,7 @@ public sealed record GpuMemoryForecast
     internal static Shape? ShapeOf(TensorInfo[] all, TensorInfo[] matrices, Models.DecoderConfig config)
     {
         long Rows(string name) => matrices.FirstOrDefault(m => m.Name.EndsWith(name + ".weight", StringComparison.Ordinal))?.Shape[0] ?? 0;
-        var shape = new Shape(config.Layers.Count, config.HiddenSize, Rows("q_proj"), Rows("k_proj"), config.Attention.Heads, Rows("gate_proj"), config.VocabularySize, all.Sum(t => t.Count) - matrices.Sum(m => m.Count));
+        var shape = new Shape(config.Layers.Count, config.HiddenSize, Rows("q_proj"), Rows("k_proj"), config.Attention.Heads, Rows("gate_proj"), config.VocabularySize, all.Sum(t => t.Count) - matrices.Sum(m => m.Count)) { HeadNorms = config.Attention.QueryKeyNorm != Models.QueryKeyNorm.None };
         return shape is { Heads: > 0, KeyValues: > 0, Inner: > 0 } && matrices.Length == 7 * shape.Layers && shape.BlockWeights * shape.Layers == matrices.Sum(m => m.Count) ? shape : null;
     }
 }
