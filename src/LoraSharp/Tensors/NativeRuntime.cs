@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using LoraSharp.Formats;
 using LoraSharp.Tensors.Cuda;
+using LoraSharp.Tensors.Interop;
 using TorchSharp;
 
 namespace LoraSharp.Tensors;
@@ -77,6 +78,7 @@ public sealed class NativeRuntime
                     : $"{TorchFolderVariable} must name the torch/lib folder of an installed PyTorch."));
         }
 
+        OpenMpSpin.Limit();
         if (!string.IsNullOrEmpty(installed))
         {
             LoadSiblings(folder);

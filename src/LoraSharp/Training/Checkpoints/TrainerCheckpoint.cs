@@ -49,7 +49,7 @@ internal static class TrainerCheckpoint
         if (differences.Count > 0)
         {
             throw new LoraSharpException(
-                $"{folder}: this checkpoint was made with other settings ({differences.Count} differences):\n  {string.Join("\n  ", differences)}\n" +
+                $"{folder}: this checkpoint was made with other settings ({differences.Count} {(differences.Count == 1 ? "difference" : "differences")}):\n  {string.Join("\n  ", differences)}\n" +
                 "Take the settings back to go on from it, or choose another output folder to start anew.");
         }
     }
