@@ -66,7 +66,7 @@ public sealed class HubCommandTests : IAsyncLifetime
 
         Assert.Equal(1, run.ExitCode);
         Assert.StartsWith("error: runs/mine: there is no such folder or file here", run.Error, StringComparison.Ordinal);
-        Assert.InRange(watch.Elapsed, TimeSpan.Zero, TimeSpan.FromSeconds(60));
+        Assert.InRange(watch.Elapsed, TimeSpan.Zero, TimeSpan.FromSeconds(25));
     }
 
     [Fact]
