@@ -12,8 +12,8 @@ namespace LoraSharp.Serving.Cuda;
 /// </summary>
 internal sealed class FourBitProduct : IDisposable
 {
-    /// <summary>Rows up to which the codes are multiplied as they are. More read them often enough for dequantising to be cheaper.</summary>
-    public const int MostRows = 256;
+    /// <summary>Rows up to which the codes are multiplied as they are; from there on dequantising is cheaper (docs/benchmarks/gpu.md).</summary>
+    public const int MostRows = 128;
 
     private const int Threads = 256;
     private readonly CudaModule _kernels;
