@@ -48,7 +48,7 @@ internal static class GpuFourBit
     {
         long[][] shapes = [[96], [256, 64, 64], [520, 520], [8], [40, 264, 136]];
         long[] inputs = [32, 256, 1088, 2048, 4096];
-        int[] rows = [1, 2, 3, 7, 8, 9, 16, 17, 31, 32, 33, 48, 64, 65, 130, 256, 300];
+        int[] rows = [1, 2, 3, 7, 8, 9, 16, 17, 31, 32, 33, 48, 64, 65, 128, 130, 300];
         int faults = 0;
         random.manual_seed(11);
         foreach (FourBitType type in Enum.GetValues<FourBitType>())
@@ -135,7 +135,7 @@ internal static class GpuFourBit
             ("1b qkv", [2048, 512, 512], 2048), ("1b o", [2048], 2048), ("1b gate_up", [8192, 8192], 2048), ("1b down", [2048], 8192),
             ("8b qkv", [4096, 1024, 1024], 4096), ("8b o", [4096], 4096), ("8b gate_up", [14336, 14336], 4096), ("8b down", [4096], 14336),
         ];
-        int[] rows = GpuDecoding.Value(args, "n", 0) is > 0 and int one ? [one] : [1, 8, 16, 32, 64, 128, 256];
+        int[] rows = GpuDecoding.Value(args, "n", 0) is > 0 and int one ? [one] : [1, 8, 16, 32, 64, FourBitProduct.MostRows];
         int splits = GpuDecoding.Value(args, "splits", 0);
         int warps = GpuDecoding.Value(args, "warps", 0);
         string[] models = [.. args.Where(a => a is "1b" or "8b")];
