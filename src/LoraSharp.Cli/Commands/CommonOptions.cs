@@ -68,10 +68,10 @@ internal static class CommonOptions
     /// <summary>--set, repeatable, several values at once.</summary>
     public static Option<string[]> Set() => new("--set") { Description = "One setting of the recipe; may be given several times, the last wins.", HelpName = "KEY=VALUE", DefaultValueFactory = _ => [], AllowMultipleArgumentsPerToken = true };
 
-    /// <summary>The settings that --set was given.</summary>
+    /// <summary>The settings that --set was given. A value is taken as it stands, for a template may begin with a space; not so after <c>KEY = VALUE</c>.</summary>
     /// <exception cref="LoraSharpException">One has no equals sign.</exception>
     public static IEnumerable<KeyValuePair<string, string>> Settings(IEnumerable<string> set) => set.Select(text => text.IndexOf('=') is > 0 and int equals
-        ? KeyValuePair.Create(text[..equals].Trim(), text[(equals + 1)..].Trim())
+        ? KeyValuePair.Create(text[..equals].Trim(), text[equals - 1] == ' ' ? text[(equals + 1)..].Trim() : text[(equals + 1)..])
         : throw new LoraSharpException($"--set '{text}': expected KEY=VALUE, e.g. --set training.epochs=1."));
 
     /// <summary>Finds the device before anything is written, where it is needed last, for a comparison.</summary>
