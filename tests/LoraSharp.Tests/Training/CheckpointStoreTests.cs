@@ -93,13 +93,21 @@ public sealed class CheckpointStoreTests : IDisposable
         File.AppendAllText(path, "{\"step\": 3, \"lo");
         using (var metrics = new MetricsFile(path))
         {
-            metrics.On(new TrainingStarted(1, 3, 10, "checkpoint"));
+            metrics.On(new TrainingStarted(1, 3, 10, "checkpoint") { EvaluatedStep = 1 });
         }
 
         string[] lines = File.ReadAllLines(path);
         Assert.Equal(2, lines.Length);
         Assert.Equal("""{"step":1,"loss":0.5,"grad_norm":null,"learning_rate":0.001,"tokens":12,"tokens_per_second":100.1,"epoch":0.25}""", lines[0]);
         Assert.Equal("""{"step":1,"eval_loss":2,"eval_perplexity":7.38905609893065,"eval_accuracy":0.5}""", lines[1]);
+
+        // A checkpoint from before the evaluation: it is made once more.
+        using (var metrics = new MetricsFile(path))
+        {
+            metrics.On(new TrainingStarted(1, 3, 10, "checkpoint"));
+        }
+
+        Assert.Equal(lines[..1], File.ReadAllLines(path));
     }
 
     public void Dispose() => Directory.Delete(_folder, recursive: true);
