@@ -18,7 +18,7 @@ namespace LoraSharp;
 public sealed partial record MemoryForecast
 {
     // Resident before a model is there: .NET, libtorch, and a tokenizer's tables by the size of its vocabulary.
-    private const long Process = 235_000_000;
+    private const long Process = 295_000_000;
     private const long TokenizerEntry = 1_000;
 
     // Gaps between blocks that are kept for reuse, as a share of activations in float32 and bfloat16.
