@@ -117,7 +117,7 @@ internal static class GpuFourBit
         {
             foreach (int parts in (int[])[1, 2, 3, FewRowsPlan.MostParts])
             {
-                if (FewRowsPlan.With(1, 1, warps, parts, matrix.Outputs, matrix.Columns, matrix.BlockSize) is { } plan && FewRowsPlan.With(64, 8, warps, parts, matrix.Outputs, matrix.Columns, matrix.BlockSize) is not null)
+                if (FewRowsPlan.With(1, warps, parts, matrix.Outputs, matrix.Columns, matrix.BlockSize) is { } plan && FewRowsPlan.With(64, warps, parts, matrix.Outputs, matrix.Columns, matrix.BlockSize) is not null)
                 {
                     yield return plan;
                 }
@@ -126,7 +126,7 @@ internal static class GpuFourBit
     }
 
     private static FewRowsPlan Like(FewRowsPlan layout, FourBitMatrix matrix, int n) =>
-        FewRowsPlan.With(n, n <= 8 ? 1 : n <= 16 ? 2 : n <= 32 ? 4 : 8, layout.RowGroups, layout.Parts, matrix.Outputs, matrix.Columns, matrix.BlockSize)!;
+        FewRowsPlan.With(n, layout.RowGroups, layout.Parts, matrix.Outputs, matrix.Columns, matrix.BlockSize)!;
 
     private static int Time(Device device, string[] args)
     {
@@ -183,12 +183,11 @@ internal static class GpuFourBit
             yield break;
         }
 
-        int tiles = n <= 8 ? 1 : n <= 16 ? 2 : n <= 32 ? 4 : 8;
         foreach (int w in warps > 0 ? [warps] : (int[])[4, 8])
         {
             foreach (int parts in splits > 0 ? [splits] : (int[])[1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24])
             {
-                if (FewRowsPlan.With(n, tiles, w, parts, matrix.Outputs, matrix.Columns, matrix.BlockSize) is { } plan)
+                if (FewRowsPlan.With(n, w, parts, matrix.Outputs, matrix.Columns, matrix.BlockSize) is { } plan)
                 {
                     yield return plan;
                 }

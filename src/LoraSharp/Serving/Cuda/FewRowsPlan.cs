@@ -54,21 +54,20 @@ internal sealed record FewRowsPlan
     /// <param name="k">Inputs, a multiple of 32.</param>
     /// <param name="blockSize">Weights a scale.</param>
     /// <param name="multiprocessors">Of the device.</param>
-    public static FewRowsPlan Of(int n, IReadOnlyList<long> outputs, long k, int blockSize, int multiprocessors)
-    {
-        int tiles = n <= 8 ? 1 : n <= 16 ? 2 : n <= 32 ? 4 : 8;
-        return Candidates(n, tiles, outputs, k, blockSize).MinBy(p => p.Time(k, multiprocessors))
+    public static FewRowsPlan Of(int n, IReadOnlyList<long> outputs, long k, int blockSize, int multiprocessors) =>
+        Candidates(n, outputs, k, blockSize).MinBy(p => p.Time(k, multiprocessors))
             ?? throw new ArgumentException($"No layout for {n} rows, k {k} in blocks of {blockSize}.");
-    }
 
     /// <summary>A layout with given numbers; null where it does not fit.</summary>
-    public static FewRowsPlan? With(int n, int tiles, int rowGroups, int parts, IReadOnlyList<long> outputs, long k, int blockSize)
+    public static FewRowsPlan? With(int n, int rowGroups, int parts, IReadOnlyList<long> outputs, long k, int blockSize)
     {
         int steps = Steps(k, rowGroups);
         if (parts > steps)
         {
             return null;
         }
+
+        int tiles = n <= 8 ? 1 : n <= 16 ? 2 : n <= 32 ? 4 : 8;
 
         // A row's blocks in a part of k, where the first may begin before it.
         long inputs = Math.Min(k, (long)((steps + parts - 1) / parts) * StepInputs(rowGroups));
@@ -86,10 +85,10 @@ internal sealed record FewRowsPlan
         return plan.SharedBytes <= MostSharedBytes ? plan : null;
     }
 
-    private static IEnumerable<FewRowsPlan> Candidates(int n, int tiles, IReadOnlyList<long> outputs, long k, int blockSize) =>
+    private static IEnumerable<FewRowsPlan> Candidates(int n, IReadOnlyList<long> outputs, long k, int blockSize) =>
         from rowGroups in (int[])[4, 8]
         from parts in Enumerable.Range(1, Math.Min(MostParts, Steps(k, rowGroups)))
-        let plan = With(n, tiles, rowGroups, parts, outputs, k, blockSize)
+        let plan = With(n, rowGroups, parts, outputs, k, blockSize)
         where plan is not null
         select plan;
 
